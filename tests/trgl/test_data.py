@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import os
 import pickle
 import struct
 from pathlib import Path
@@ -16,13 +15,6 @@ from torch import Tensor
 from trgl import data
 from trgl.data.idx import PARTS, read_idx
 from trgl.data.sampling import generator
-
-
-def real_data() -> Path:
-    folder = os.environ.get("TRGL_DATA")
-    if not folder:
-        pytest.skip("no real images: TRGL_DATA does not name a folder with MNIST/raw/*.gz")
-    return Path(folder)
 
 
 def idx_bytes(array: np.ndarray) -> bytes:
@@ -288,8 +280,8 @@ def test_what_is_no_npz_is_refused(tmp_path: Path) -> None:
     assert str(path) in str(caught.value)
 
 
-def test_real_mnist() -> None:
-    loaded = data.load("mnist", real_data())
+def test_real_mnist(data_folder: Path) -> None:
+    loaded = data.load("mnist", data_folder)
     assert loaded.x_train.shape == (60000, 1, 28, 28)
     assert loaded.x_test.shape == (10000, 1, 28, 28)
     assert loaded.y_train[:5].tolist() == [5, 0, 4, 1, 9]
@@ -297,8 +289,8 @@ def test_real_mnist() -> None:
     assert (round(mean, 4), round(std, 4)) == (0.1307, 0.3081)
 
 
-def test_real_cifar10_archive() -> None:
-    path = real_data() / "cifar10_small.npz"
+def test_real_cifar10_archive(data_folder: Path) -> None:
+    path = data_folder / "cifar10_small.npz"
     if not path.is_file():
         pytest.skip(f"no real colour images: {path} is not there")
     loaded = data.load("cifar10", path)

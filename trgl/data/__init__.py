@@ -1,7 +1,7 @@
 """Image data: the embedded digits, MNIST-like idx files, CIFAR and plain ``.npz`` archives.
 
-``load`` reads a data set, ``subset`` and ``hold_out`` draw stratified parts of it, ``Batches`` makes
-normalized, augmented batches of them whose order depends on nothing but a seed and the epoch.
+``load`` reads a data set, ``subset`` and ``hold_out`` draw stratified parts of it, ``Batches``
+makes normalized, augmented batches of them whose order depends on a seed and the epoch alone.
 """
 
 from trgl.data.batches import Batches, channel_statistics

@@ -52,7 +52,7 @@ class ImageData:
     Attributes:
         name: what it is called in run directories and pictures.
         x_train, x_test: uint8 [N, C, H, W].
-        y_train, y_test: int64 [N], in 0 .. num_classes − 1.
+        y_train, y_test: int64 [N], in 0 to num_classes - 1.
         num_classes: how many classes there are.
         note: one sentence about where the images come from.
 

@@ -81,7 +81,7 @@ def hold_out(labels: Tensor, size: int, seed: int) -> tuple[Tensor, Tensor]:
         seed: chooses them.
 
     Returns:
-        The indices of the training part [N − size] and of the validation part [size], each in
+        The indices of the training part [N - size] and of the validation part [size], each in
         increasing order and without a common element.
 
     Raises:

@@ -33,7 +33,7 @@ def load(
     """Read a data set into memory.
 
     Args:
-        name: one of ``DATASETS``. ``digits`` is embedded in scikit-learn: 1,797 images of 8×8, of
+        name: one of ``DATASETS``. ``digits`` is embedded in scikit-learn: 1,797 images of 8x8, of
             which a fixed stratified split keeps 797 as the test part.
         data: the directory that holds the data set, read and never written unless ``download``; or
             a file that ends in ``.npz``, which then replaces the named data set.

@@ -1,0 +1,117 @@
+"""Recipes: complete, valid, frozen, and every value with its origin."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+
+from trgl import recipes
+from trgl.recipes.recipe import Recipe, options
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_every_value_of_every_recipe_has_an_origin(name: str) -> None:
+    recipe = recipes.find(name)
+    assert recipe.name == name
+    assert set(recipe.sources) == {field.name for field in options()}
+    assert all(len(source) > 10 for source in recipe.sources.values())
+    assert json.loads(json.dumps(recipe.as_dict()))["name"] == name
+
+
+def test_every_option_says_what_it_is() -> None:
+    for field in options():
+        assert len(field.metadata["help"]) >= 9, field.name
+        assert str(field.type) in {
+            "int",
+            "float",
+            "str",
+            "bool",
+            "tuple[int, ...]",
+            "tuple[float, ...]",
+        }
+        assert (str(field.type) == "str") == bool(field.metadata["choices"]), field.name
+
+
+def test_table_13() -> None:
+    recipe = recipes.find("mnist-20x1")
+    assert (recipe.modules, recipe.blocks, recipe.filters) == (20, 1, 32)
+    assert (recipe.encoder_kernel, recipe.encoder_stride, recipe.freeze_encoder) == (5, 2, True)
+    assert (recipe.head, recipe.shared_head, recipe.block) == ("linear", True, "pre-activation")
+    assert (recipe.learning_rate, recipe.momentum, recipe.weight_decay) == (0.003, 0.9, 1e-4)
+    assert (recipe.batch_size, recipe.epochs, recipe.init_gain) == (128, 300, 0.05)
+    assert (recipe.tau, recipe.reduction, recipe.train_size) == (0.005, "mean", 150)
+    assert recipes.find("mnist-20x1-post").block == "post-activation"
+
+
+def test_a_recipe_is_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        recipes.find("digits-20x1").tau = 1.0  # type: ignore[misc]
+
+
+def test_unknown_names_suggest_the_nearest() -> None:
+    with pytest.raises(ValueError, match=r"Did you mean mnist-20x1\?"):
+        recipes.find("mnist-20-1")
+    with pytest.raises(ValueError, match="recipes are digits-20x1"):
+        recipes.find("zzz")
+
+
+def test_an_override_is_noted() -> None:
+    recipe = recipes.find("digits-20x1").override({"tau": 0.1}, "command line")
+    assert recipe.tau == 0.1
+    assert recipe.sources["tau"] == "command line"
+    assert recipe.sources["modules"] == recipes.find("digits-20x1").sources["modules"]
+    with pytest.raises(ValueError, match="no field 'tua'"):
+        recipe.override({"tua": 0.1})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tau": 0.0}, "tau must be above 0"),
+        ({"tau": -1.0}, "tau must be above 0"),
+        ({"tau": float("nan")}, "tau must be above 0"),
+        ({"tau": float("inf")}, "finite"),
+        ({"tau": "0.1"}, "tau must be of type float"),
+        ({"epochs": 1.5}, "epochs must be of type int"),
+        ({"epochs": True}, "epochs must be of type int"),
+        ({"flip": 1}, "flip must be of type bool"),
+        ({"mean": 0.5}, "mean must be of type tuple"),
+        ({"modules": 0}, "modules must be at least 1"),
+        ({"train_size": -1}, "train_size must be at least 0"),
+        ({"head": "round"}, "head must be one of conv, linear"),
+        ({"power": 0.5}, "power must be at least 1"),
+        ({"label_smoothing": 1.0}, "below 1"),
+        ({"mean": (0.5,)}, "belong together"),
+        ({"validation_size": 50}, "must leave training images"),
+        ({"regime": "multi-lap", "laps": 3}, "multiple of the laps"),
+        ({"regime": "multi-lap", "laps": 5, "epochs_step": 1}, "multiple of the laps"),
+        ({"laps": 2}, "belong to the regime multi-lap"),
+        ({"epochs_step": 5}, "same epochs"),
+        ({"network": "resnet18"}, "post-activation"),
+        (
+            {"network": "resnet18", "block": "post-activation", "freeze_encoder": True},
+            "freeze_encoder",
+        ),
+        ({"encoder_kernel": 4}, "odd"),
+        ({"end_to_end_milestones": (3, 2)}, "increasing"),
+        ({"end_to_end_milestones": (0,)}, "from 1 on"),
+    ],
+)
+def test_wrong_values(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        recipes.find("digits-20x1").override(changes)
+
+
+def test_epochs_of_modules() -> None:
+    recipe = recipes.find("digits-20x1").override(
+        {"regime": "sequential", "epochs": 50, "epochs_step": 10, "modules": 3}
+    )
+    assert recipe.epochs_of_modules() == [60, 70, 80]
+
+
+def test_required_fields_have_no_silent_default() -> None:
+    with pytest.raises(TypeError, match="tau"):
+        Recipe(name="a", title="b", dataset="digits")

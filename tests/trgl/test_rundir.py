@@ -1,0 +1,107 @@
+"""The run directory: nothing lost, nothing half written, nothing overwritten by accident."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from trgl import rundir
+from trgl.rundir import RunDirectory, read_metrics, to_json, write_atomically
+
+
+def test_numbers_count_up_and_are_never_shared(tmp_path: Path) -> None:
+    names = []
+    for _ in range(3):
+        with RunDirectory.numbered(tmp_path / "runs", "mnist") as run:
+            names.append(run.path.name)
+    assert names == ["mnist-001", "mnist-002", "mnist-003"]
+
+
+def test_a_full_directory_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("precious")
+    with pytest.raises(ValueError, match="never overwrites silently"):
+        RunDirectory.create(tmp_path)
+    with pytest.raises(ValueError, match="no earlier run"):
+        RunDirectory.create(tmp_path, overwrite=True)
+    assert os.listdir(tmp_path) == ["mine.txt"]
+    with pytest.raises(ValueError, match="is a file"):
+        RunDirectory.create(tmp_path / "mine.txt")
+
+
+def test_overwriting_removes_a_runs_files_and_nothing_else(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with RunDirectory.create(out) as run:
+        run.write_config({"seed": 1})
+        run.append_metrics([{"epoch": 1}])
+        run.write_json(rundir.SUMMARY, {})
+    with RunDirectory.create(out / "inner") as run:
+        run.write_config({"seed": 2})
+        run.append_metrics([{"epoch": 1}])
+    (out / "notes.txt").write_text("mine")
+    (out / "figures").mkdir()
+    (out / "figures" / rundir.SUMMARY).write_text("mine too")
+    (tmp_path / "elsewhere").write_text("linked")
+    (out / rundir.PICTURE).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="--overwrite"):
+        RunDirectory.create(out)
+    with RunDirectory.create(out, overwrite=True) as run:
+        assert sorted(os.listdir(out)) == ["figures", "notes.txt"]
+        run.append_metrics([{"epoch": 7}])
+    assert read_metrics(out) == [{"epoch": 7}]
+    assert (out / "figures" / rundir.SUMMARY).read_text() == "mine too"
+    assert (tmp_path / "elsewhere").read_text() == "linked"
+
+
+def test_two_runs_cannot_share_a_directory(tmp_path: Path) -> None:
+    with RunDirectory.create(tmp_path / "run") as run:
+        run.write_config({})
+        with pytest.raises(ValueError, match="at this moment"):
+            RunDirectory.create(tmp_path / "run", overwrite=True)
+        assert (tmp_path / "run" / rundir.CONFIG).exists()
+    with RunDirectory.create(tmp_path / "run", overwrite=True):
+        pass
+
+
+def test_metrics_are_on_disk_after_every_epoch_and_survive_a_torn_line(tmp_path: Path) -> None:
+    with RunDirectory.create(tmp_path / "run") as run:
+        run.append_metrics([{"epoch": 1, "loss": float("nan")}, {"epoch": 1, "loss": 2.5}])
+        assert len(read_metrics(run.path)) == 2
+        run.append_metrics([{"epoch": 2, "loss": float("inf")}])
+    path = tmp_path / "run" / rundir.METRICS
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [
+        {"epoch": 1, "loss": None},
+        {"epoch": 1, "loss": 2.5},
+        {"epoch": 2, "loss": None},
+    ]
+    path.write_text(path.read_text()[:-9])
+    assert len(read_metrics(tmp_path / "run")) == 2
+
+
+def test_a_failed_write_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "summary.json"
+    write_atomically(path, b"old")
+
+    def fail(handle: int) -> None:
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", fail)
+        with pytest.raises(OSError, match="disk full"):
+            write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["summary.json"]
+    write_atomically(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_json_is_strict() -> None:
+    text = to_json({1: (float("-inf"), 0.5, "é", None, True)}, indent=None)
+    assert text == '{"1": [null, 0.5, "é", null, true]}'
+    with pytest.raises(TypeError):
+        to_json({"a": object()})

@@ -1,0 +1,282 @@
+"""The configuration of a run: every choice that shapes its result, checked and frozen."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from trgl.data import DATASETS
+
+METHODS = {
+    "vanilla": "module-wise, without a penalty",
+    "transport": "module-wise, with the transport penalty",
+    "end-to-end": "one loss at the end, ordinary backpropagation",
+}
+NETWORKS = ("blocks", "resnet18", "resnet34", "resnet50")
+
+
+def _option(
+    text: str,
+    *,
+    default: Any = dataclasses.MISSING,
+    unit: str = "",
+    choices: tuple[str, ...] = (),
+    least: float | None = None,
+    above: float | None = None,
+) -> Any:
+    """A field with what its command line option says and accepts."""
+    metadata = {"help": text, "unit": unit, "choices": choices, "least": least, "above": above}
+    if default is dataclasses.MISSING:
+        return dataclasses.field(metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What a run does, apart from seed, method, device and the places of files.
+
+    Every field is an option of ``trgl train`` and ``trgl compare``; its help text and range are in
+    its metadata. ``sources`` says for each field where its value comes from.
+
+    Raises:
+        ValueError: a value out of its range, or values that contradict each other.
+    """
+
+    name: str = _option("name of the recipe")
+    title: str = _option("what it trains, in a few words")
+    sources: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
+
+    dataset: str = _option("data set; --data FILE.npz replaces it", choices=DATASETS)
+    train_size: int = _option(
+        "training images drawn, stratified; 0 = all of them", unit="images", least=0
+    )
+    validation_size: int = _option(
+        "of those, images held out for validation", default=0, unit="images", least=0
+    )
+    crop_padding: int = _option(
+        "random crop after padding each side by this much", default=0, unit="pixels", least=0
+    )
+    flip: bool = _option("mirror training images at random", default=False)
+    mean: tuple[float, ...] = _option(
+        "mean of each channel for normalization, pixels from 0 to 1; "
+        "nothing = that of the training images",
+        default=(),
+    )
+    std: tuple[float, ...] = _option(
+        "standard deviation of each channel; nothing = that of the training images", default=()
+    )
+
+    network: str = _option("kind of network: equal blocks in a row, or a ResNet", choices=NETWORKS)
+    modules: int = _option("modules K, each with a loss of its own", unit="modules", least=1)
+    blocks: int = _option(
+        "residual blocks per module, for the network of equal blocks",
+        default=1,
+        unit="blocks",
+        least=1,
+    )
+    filters: int = _option(
+        "width of the network of equal blocks", default=32, unit="channels", least=1
+    )
+    block: str = _option(
+        "order inside a residual block",
+        default="pre-activation",
+        choices=("pre-activation", "post-activation"),
+    )
+    encoder_kernel: int = _option(
+        "side of the encoder's convolution, which stands before the equal blocks",
+        default=3,
+        unit="pixels",
+        least=1,
+    )
+    encoder_stride: int = _option("its stride", default=1, unit="pixels", least=1)
+    freeze_encoder: bool = _option(
+        "keep the encoder at its random weights, its BN statistics taken once from the "
+        "training images; only for equal blocks",
+        default=False,
+    )
+    stem: str = _option(
+        "first layers of a ResNet: 3x3 stride 1; 7x7 stride 2; 7x7 stride 2 and max-pooling",
+        default="cifar",
+        choices=("cifar", "tiny-imagenet", "imagenet"),
+    )
+    head: str = _option(
+        "classifier of a module",
+        default="conv",
+        choices=("conv", "linear", "mlp", "pool-linear"),
+    )
+    shared_head: bool = _option("one classifier for all modules", default=False)
+    init_gain: float = _option(
+        "gain of the orthogonal initialization; 0 = PyTorch's own", default=0.0, least=0
+    )
+
+    regime: str = _option(
+        "order of the module-wise steps",
+        default="parallel",
+        choices=("parallel", "sequential", "multi-lap"),
+    )
+    laps: int = _option("laps over the modules, for multi-lap", default=1, unit="laps", least=1)
+    epochs: int = _option("epochs (of each module)", unit="epochs", least=1)
+    epochs_step: int = _option(
+        "more epochs for each later module: the k-th gets epochs + k times this; "
+        "sequential regimes only",
+        default=0,
+        unit="epochs",
+        least=0,
+    )
+    batch_size: int = _option("batch size", unit="images", least=1)
+    optimizer: str = _option("optimizer", default="sgd", choices=("sgd", "adamw"))
+    learning_rate: float = _option("learning rate", above=0)
+    momentum: float = _option("momentum of SGD", default=0.9, least=0)
+    weight_decay: float = _option("weight decay", default=0.0, least=0)
+    label_smoothing: float = _option("label smoothing", default=0.0, least=0)
+    end_to_end_learning_rate: float = _option("learning rate of end-to-end training", above=0)
+    end_to_end_milestones: tuple[int, ...] = _option(
+        "epochs after which end-to-end training divides its learning rate by 5",
+        default=(),
+        unit="epochs",
+    )
+
+    tau: float = _option(
+        "strength 1/(2 tau) of the transport penalty: smaller is stronger", above=0
+    )
+    weighting: str = _option(
+        "tau for all modules, tau then twice tau in the second half of the modules, or the "
+        "method of multipliers in its place",
+        default="fixed",
+        choices=("fixed", "doubled", "multipliers"),
+    )
+    multiplier_initial: float = _option("first weight of the criterion", default=1.0, above=0)
+    multiplier_growth: float = _option("its growth per unit of the criterion", default=1.0, least=0)
+    multiplier_every: int = _option(
+        "its growth happens every so many steps", default=50, unit="steps", least=1
+    )
+    reduction: str = _option(
+        "energy of a block per feature, or its sum", default="mean", choices=("mean", "sum")
+    )
+    energy: str = _option(
+        "what is penalized: a block's residue, its displacement after the activation, or the "
+        "module's as a whole",
+        default="residue",
+        choices=("residue", "displacement", "module"),
+    )
+    power: float = _option("exponent p of the energy", default=2.0, least=1)
+
+    evaluate_every: int = _option(
+        "epochs from one evaluation on test and validation images to the next; the last has one",
+        default=10,
+        unit="epochs",
+        least=1,
+    )
+    threads: int = _option(
+        "CPU threads of one run, which shape its last digits; 0 = all cores, shared by --jobs",
+        default=0,
+        unit="threads",
+        least=0,
+    )
+
+    def __post_init__(self) -> None:
+        for field in options():
+            _check_field(self, field)
+        self._check_together()
+
+    def _check_together(self) -> None:
+        if self.label_smoothing >= 1:
+            raise ValueError(f"label_smoothing must be below 1, received {self.label_smoothing}.")
+        if bool(self.mean) != bool(self.std):
+            raise ValueError("mean and std belong together: give both or neither.")
+        if self.train_size and self.validation_size >= self.train_size:
+            raise ValueError(
+                f"validation_size must leave training images: {self.validation_size} of "
+                f"{self.train_size} were to be held out; lower it or raise train_size."
+            )
+        if self.regime == "multi-lap":
+            for epochs in self.epochs_of_modules():
+                if epochs % self.laps:
+                    raise ValueError(
+                        f"the epochs of each module must be a multiple of the laps, received "
+                        f"{epochs} epochs and {self.laps} laps; change epochs, epochs_step or laps."
+                    )
+        elif self.laps != 1:
+            raise ValueError(
+                f"laps belong to the regime multi-lap, received {self.laps} laps with the regime "
+                f"{self.regime}; set regime to multi-lap or laps to 1."
+            )
+        if self.regime == "parallel" and self.epochs_step:
+            raise ValueError(
+                "parallel modules train for the same epochs, received epochs_step "
+                f"{self.epochs_step}; set it to 0 or the regime to sequential."
+            )
+        if self.encoder_kernel % 2 == 0:
+            raise ValueError(
+                f"encoder_kernel must be odd, so that it has a middle, received "
+                f"{self.encoder_kernel}; take {self.encoder_kernel + 1}."
+            )
+        if self.network != "blocks" and (self.block != "post-activation" or self.freeze_encoder):
+            raise ValueError(
+                f"a {self.network} has post-activation blocks and its stem in module 1, received "
+                f"block {self.block} and freeze_encoder {self.freeze_encoder}; set block to "
+                "post-activation and freeze_encoder to false, or network to blocks."
+            )
+        steps = self.end_to_end_milestones
+        if any(not isinstance(epoch, int) or epoch < 1 for epoch in steps) or list(steps) != sorted(
+            set(steps)
+        ):
+            raise ValueError(
+                f"end_to_end_milestones are epochs from 1 on in increasing order, received "
+                f"{list(steps)}; sort them and drop repetitions."
+            )
+
+    def epochs_of_modules(self) -> list[int]:
+        """Epochs of each module, first to last; the k-th (k from 1) gets epochs + k·epochs_step."""
+        return [self.epochs + self.epochs_step * k for k in range(1, self.modules + 1)]
+
+    def override(self, changes: Mapping[str, Any], source: str = "given") -> Recipe:
+        """The same recipe with some fields changed and their sources noted.
+
+        Raises:
+            ValueError: an unknown field, or a recipe that is not valid any more.
+        """
+        known = [field.name for field in options()]
+        for key in changes:
+            if key not in known:
+                raise ValueError(
+                    f"a recipe has no field {key!r}; its fields are {', '.join(known)}."
+                )
+        sources = {**self.sources, **dict.fromkeys(changes, source)}
+        return dataclasses.replace(self, **changes, sources=sources)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Every field but the sources, as values that JSON knows."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        del values["sources"]
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
+
+
+def options() -> list[dataclasses.Field[Any]]:
+    """The fields that can be overridden, in the order of the class."""
+    fields = dataclasses.fields(Recipe)
+    return [field for field in fields if field.name not in ("name", "title", "sources")]
+
+
+def _kinds(annotation: str) -> tuple[type, ...]:
+    return {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}.get(
+        annotation, (tuple,)
+    )
+
+
+def _check_field(recipe: Recipe, field: dataclasses.Field[Any]) -> None:
+    value: Any = getattr(recipe, field.name)
+    kinds = _kinds(str(field.type))
+    fits = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
+    if not fits:
+        raise ValueError(f"{field.name} must be of type {field.type}, received {value!r}.")
+    choices, least, above = (field.metadata[key] for key in ("choices", "least", "above"))
+    if choices and value not in choices:
+        raise ValueError(f"{field.name} must be one of {', '.join(choices)}, received {value!r}.")
+    if least is not None and not least <= value < math.inf:
+        raise ValueError(f"{field.name} must be at least {least}, and finite, received {value}.")
+    if above is not None and not above < value < math.inf:
+        raise ValueError(f"{field.name} must be above {above}, and finite, received {value}.")

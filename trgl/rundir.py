@@ -1,0 +1,209 @@
+"""The directory of a run: made once, written durably, never overwritten by accident.
+
+``config.json`` says what was asked for, ``metrics.jsonl`` grows by a few lines each epoch,
+``summary.json`` and the picture come at the end. Whole files are replaced atomically (temporary
+file, fsync, rename); lines are appended in one write and synced: what was reported survives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+CONFIG = "config.json"
+METRICS = "metrics.jsonl"
+SUMMARY = "summary.json"
+PICTURE = "accuracy_by_depth.png"
+TABLES = ("table.md", "table.csv", "table.json")
+_MARK = "trgl run directory"
+_OURS = (METRICS, SUMMARY, PICTURE, *TABLES, "error.txt")
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old content or the new one, never a part."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
+    _sync_directory(path.parent)
+
+
+def to_json(value: Any, indent: int | None = 2) -> str:
+    """Strict JSON: NaN and infinities, which JSON does not know, become null."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False, ensure_ascii=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value
+
+
+def _sync_directory(directory: Path) -> None:
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+class RunDirectory:
+    """A directory that belongs to one running process; a context manager.
+
+    Use ``create`` to make one. While it is open, another process that wants it is refused.
+
+    Attributes:
+        path: where it is.
+    """
+
+    def __init__(self, path: Path, lock: int) -> None:
+        self.path = path
+        self._lock = lock
+        self._metrics: int | None = None
+
+    @classmethod
+    def create(cls, out: Path, overwrite: bool = False) -> RunDirectory:
+        """Make ``out`` a fresh run directory.
+
+        Args:
+            out: a path that does not exist, an empty directory, or, with ``overwrite``, the
+                directory of an earlier run. Of that, only files that a run writes are removed.
+            overwrite: allow that.
+
+        Raises:
+            ValueError: there is something already, or a run is writing there at this moment.
+            OSError: the directory cannot be made.
+        """
+        if out.exists() and not out.is_dir():
+            raise ValueError(f"{out} is a file, a run needs a directory; choose another --out.")
+        fresh = not out.exists() or not any(out.iterdir())
+        if not fresh and not overwrite:
+            raise ValueError(
+                f"{out} is not empty, and a run never overwrites silently; choose another --out, "
+                "or add --overwrite to replace the run that is there."
+            )
+        if not fresh and not is_run_directory(out):
+            raise ValueError(
+                f"{out} holds no earlier run of trgl (no {CONFIG} that says so), so that "
+                "--overwrite refuses to touch it; choose another --out."
+            )
+        out.mkdir(parents=True, exist_ok=True)
+        lock = os.open(
+            out, os.O_RDONLY
+        )  # the directory itself is the lock: no file to leave behind
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(lock)
+            raise ValueError(
+                f"another run is writing to {out} at this moment; choose another --out, or wait."
+            ) from error
+        if not fresh:
+            _clear(out)
+        return cls(out, lock)
+
+    @classmethod
+    def numbered(cls, parent: Path, name: str) -> RunDirectory:
+        """Make ``parent/name-001``, or the first number above that which is free."""
+        parent.mkdir(parents=True, exist_ok=True)
+        number = 1
+        while True:
+            path = parent / f"{name}-{number:03d}"
+            try:
+                path.mkdir()
+            except FileExistsError:
+                number += 1
+                continue
+            return cls.create(path)
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Write ``config.json``, with the mark by which ``--overwrite`` knows a run directory."""
+        self.write_json(CONFIG, {"kind": _MARK, **config})
+
+    def write_json(self, name: str, value: Any) -> Path:
+        """Write one JSON file atomically."""
+        return self.write(name, (to_json(value) + "\n").encode())
+
+    def write(self, name: str, content: bytes) -> Path:
+        """Write one file atomically."""
+        write_atomically(self.path / name, content)
+        return self.path / name
+
+    def append_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Append lines to ``metrics.jsonl``; they are on the disk when this returns."""
+        if self._metrics is None:
+            flags = os.O_CREAT | os.O_WRONLY | os.O_APPEND
+            self._metrics = os.open(self.path / METRICS, flags, 0o644)
+        text = "".join(to_json(row, indent=None) + "\n" for row in rows).encode()
+        while text:
+            text = text[os.write(self._metrics, text) :]
+        os.fsync(self._metrics)
+
+    def close(self) -> None:
+        """Give the directory free; closing twice is harmless."""
+        if self._metrics is not None:
+            os.close(self._metrics)
+            self._metrics = None
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def is_run_directory(path: Path) -> bool:
+    """Whether a run of trgl wrote its configuration there."""
+    try:
+        config = json.loads((path / CONFIG).read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and config.get("kind") == _MARK
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of ``metrics.jsonl`` of a run directory; a line cut off by a crash is left out."""
+    rows = []
+    for line in (path / METRICS).read_text().splitlines():
+        with contextlib.suppress(ValueError):
+            rows.append(json.loads(line))
+    return rows
+
+
+def _clear(path: Path) -> None:
+    """Remove an earlier run's files, and those of the runs inside it; the mark goes last."""
+    for child in _inner_runs(path):
+        _clear(child)
+        with contextlib.suppress(OSError):
+            child.rmdir()
+    for name in (*_OURS, CONFIG):
+        with contextlib.suppress(FileNotFoundError):
+            (path / name).unlink()
+
+
+def _inner_runs(path: Path) -> Iterator[Path]:
+    for child in sorted(path.iterdir()):
+        if child.is_dir() and not child.is_symlink() and is_run_directory(child):
+            yield child
