@@ -1,0 +1,69 @@
+# make demo   sets everything up and shows the effect on real digits, in a table and a picture
+# make test   sets everything up, checks the sources, and runs the tests for every engine
+# make check  formatters, linters, types
+# make bench  benchmarks of the operators
+# make build  compiles the extension again, whatever the clock says
+# make format formats all sources
+# make clean  removes what was built; the virtual environment stays
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+CPP := $(shell find csrc -name '*.cpp' -o -name '*.h')
+OP_TESTS := tests/trgl_kernels/test_residual_energy.py \
+	tests/trgl_kernels/test_batch_norm_residual_energy.py
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: demo test check bench build format clean
+
+demo: $(VENV)/built
+	$(BIN)/trgl compare digits-20x1 --seeds 3
+
+test: check
+	$(PYTEST)
+	TRGL_TEST_ENGINE=reference $(PYTEST) tests/trgl_kernels
+	TRITON_INTERPRET=1 TRGL_TEST_ENGINE=triton $(PYTEST) $(OP_TESTS)
+
+check: $(VENV)/built $(VENV)/dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(CPP)
+
+# large maps stay in the process: otherwise the figures are those of malloc
+bench: $(VENV)/built $(VENV)/dev
+	mkdir -p build
+	MALLOC_TRIM_THRESHOLD_=4294967296 MALLOC_MMAP_THRESHOLD_=4294967296 $(PYTEST) benchmarks \
+		--benchmark-json=build/benchmarks.json
+
+format: $(VENV)/dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/clang-format -i $(CPP)
+
+build:
+	rm -f $(VENV)/built
+	$(MAKE) $(VENV)/built
+
+clean:
+	rm -rf build dist *.egg-info trgl_kernels/_C.so trgl_kernels/_C.json $(VENV)/built
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .benchmarks
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+# editable: Python sources are used where they are, and the stamp is older than any change in csrc
+$(VENV)/built: $(VENV)/torch pyproject.toml setup.py $(CPP)
+	$(BIN)/pip install --quiet --no-build-isolation --editable .
+	$(BIN)/python -c 'from trgl_kernels.extension import notice; print(notice() or "compiled engine: ready")'
+	touch $@
+
+$(VENV)/dev: $(VENV)/built pyproject.toml
+	$(BIN)/pip install --quiet --no-build-isolation --editable '.[dev]'
+	touch $@
+
+# what building needs; torch first, because the extension is compiled against it
+$(VENV)/torch:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+		f"trgl needs Python 3.11 or newer; $(PYTHON) is {sys.version.split()[0]}. Name another: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip 'setuptools>=77' ninja 'torch>=2.11'
+	touch $@

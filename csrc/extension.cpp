@@ -1,0 +1,17 @@
+// What the compiled part says about itself. Its operators register themselves when the library is
+// loaded (csrc/cpu, csrc/autograd); nothing in it depends on Python.
+#include "cpu/simd.h"
+
+// The instruction set that the CPU kernels use on this machine.
+extern "C" __attribute__((visibility("default"))) const char* trgl_simd_level() {
+  using trgl::simd::Isa;
+  switch (trgl::simd::isa()) {
+    case Isa::avx512:
+      return "AVX512";
+    case Isa::avx2:
+      return "AVX2";
+    case Isa::base:
+      return "baseline";
+  }
+  return "unknown";
+}

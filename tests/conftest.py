@@ -1,0 +1,61 @@
+"""The engine under test, warnings, threads, and the folder of downloaded data.
+
+TRGL_TEST_ENGINE names the engine of the operators on CPU tensors for the whole process: compiled
+(the default), reference, or triton (in Triton's interpreter: TRITON_INTERPRET=1). An engine that is
+not there is an error, never a quiet fall-back to another one.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ENGINES = ("compiled", "reference", "triton")
+ENGINE = os.environ.get("TRGL_TEST_ENGINE", "compiled")
+
+if ENGINE not in ENGINES:
+    raise pytest.UsageError(f"TRGL_TEST_ENGINE is one of {', '.join(ENGINES)}; received {ENGINE!r}")
+if ENGINE != "compiled":
+    os.environ["TRGL_KERNELS_DISABLE_EXTENSION"] = "1"
+if ENGINE == "triton" and os.environ.get("TRITON_INTERPRET") != "1":
+    raise pytest.UsageError(
+        "TRGL_TEST_ENGINE=triton runs the kernels in the interpreter: set TRITON_INTERPRET=1"
+    )
+
+# both read the environment when they are imported
+import torch  # noqa: E402
+
+import trgl_kernels  # noqa: E402
+
+if ENGINE == "triton":
+    trgl_kernels.cuda.register("CPU")
+
+
+def pytest_configure() -> None:
+    torch.set_num_threads(2)
+    for operator, devices in trgl_kernels.info()["engines"].items():
+        if devices["cpu"]["engine"] != ENGINE:
+            raise pytest.UsageError(
+                f"the tests are for engine {ENGINE}, but {operator} runs on "
+                f"{devices['cpu']['engine']}: {devices['cpu']['why_not'][ENGINE]}. "
+                "Run `make build`, or choose another engine: TRGL_TEST_ENGINE=reference"
+            )
+
+
+def pytest_report_header() -> str:
+    simd = trgl_kernels.info()["extension"]["simd"]
+    return f"engine: {ENGINE}{f' ({simd})' if simd else ''}, torch {torch.__version__}, 2 threads"
+
+
+@pytest.fixture
+def engine() -> str:
+    return ENGINE
+
+
+@pytest.fixture
+def data_folder() -> Path:
+    """The folder that holds the downloaded data sets, named by TRGL_DATA."""
+    folder = os.environ.get("TRGL_DATA")
+    if folder is None:
+        pytest.skip("TRGL_DATA names no folder with downloaded data sets")
+    return Path(folder)
