@@ -1,0 +1,64 @@
+// What the autograd shims share. Each saves what its backward operator reads and nothing else, asks
+// that operator for the gradients that autograd wants, and refuses to be differentiated twice.
+// trgl_kernels/autograd.py is the same in Python, for an installation without this extension.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <c10/core/GradMode.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/library.h>
+
+#include <optional>
+
+namespace trgl::autograd {
+
+using at::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+// Which inputs want a gradient, by their place among the arguments of forward that are tensors:
+// autograd numbers only those that are there.
+class Inputs {
+ public:
+  int64_t add(const OptionalTensor& t) {
+    return t && t->defined() ? next_++ : -1;
+  }
+  static bool wanted(AutogradContext* ctx, int64_t place) {
+    return place >= 0 && ctx->needs_input_grad(place);
+  }
+
+ private:
+  int64_t next_ = 0;
+};
+
+inline void refuse_double_backward(const char* op) {
+  // left alone, the second derivative would silently be zero
+  TORCH_CHECK(
+      !c10::GradMode::is_enabled(), "trgl::", op,
+      ": its backward has no derivative of its own; received a backward pass with "
+      "create_graph=True. Use trgl_kernels.reference.",
+      op, ", which PyTorch can differentiate twice.");
+}
+
+inline bool requires_grad(const OptionalTensor& t) {
+  return t && t->requires_grad();
+}
+
+inline OptionalTensor optional(const Tensor& t) {
+  return t.defined() ? OptionalTensor(t) : std::nullopt;
+}
+
+inline Tensor undefined_or(const OptionalTensor& t) {
+  return t ? *t : Tensor();
+}
+
+// Without an activation the gradient of x is the output's, as it is.
+inline bool passes_through(
+    const Tensor& grad_y, bool relu, at::ScalarType x_type) {
+  return !relu && grad_y.defined() && grad_y.scalar_type() == x_type;
+}
+
+}  // namespace trgl::autograd

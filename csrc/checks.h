@@ -1,0 +1,154 @@
+// What the operators accept: the invariant, what came, and the remedy, in the words of
+// trgl_kernels/checks.py.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/util/Exception.h>
+
+#include <cmath>
+#include <optional>
+#include <string_view>
+
+namespace trgl {
+
+using at::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+inline bool is_floating(const Tensor& t) {
+  return at::isFloatingType(t.scalar_type());
+}
+
+// Two floating-point tensors of one shape, one device and rank 2 or more.
+inline void check_pair(
+    const char* op,
+    const Tensor& first,   // [N, C, *]
+    const Tensor& second,  // [N, C, *]
+    const char* first_name,
+    const char* second_name) {
+  for (const auto& [name, t] : {std::pair{first_name, &first}, std::pair{second_name, &second}}) {
+    TORCH_CHECK_VALUE(
+        is_floating(*t), op, ": ", name, " must be a floating-point tensor; received ",
+        t->scalar_type(), ". Convert it with .float().");
+  }
+  TORCH_CHECK_VALUE(
+      first.dim() >= 2, op, ": ", first_name,
+      " must have a batch and a feature dimension, [N, C, *]; received shape ", first.sizes(),
+      ". Add the missing dimension with .unsqueeze().");
+  TORCH_CHECK_VALUE(
+      first.sizes() == second.sizes(), op, ": ", first_name, " and ", second_name,
+      " must have the same shape; received ", first.sizes(), " and ", second.sizes(),
+      ". Project or expand one of them before the call.");
+  TORCH_CHECK_VALUE(
+      first.device() == second.device(), op, ": ", first_name, " and ", second_name,
+      " must be on the same device; received ", first.device(), " and ", second.device(),
+      ". Move one of them with .to().");
+}
+
+// The options that every operator with a residue shares.
+inline void check_options(
+    const char* op,
+    int64_t batch,
+    std::string_view activation,
+    const OptionalTensor& keep,  // [N]
+    double p) {
+  TORCH_CHECK_VALUE(
+      activation == "none" || activation == "relu", op,
+      ": activation must be one of none, relu; received '", activation,
+      "'. Apply another activation to the output, with activation='none'.");
+  TORCH_CHECK_VALUE(
+      std::isfinite(p) && p >= 1.0, op,
+      ": the exponent p must be finite and at least 1; received ", p,
+      ". The transport cost of the paper is p = 2.");
+  if (!keep) {
+    return;
+  }
+  TORCH_CHECK_VALUE(
+      keep->dim() == 1 && keep->size(0) == batch && is_floating(*keep), op,
+      ": keep must hold one floating-point factor per sample, shape (", batch, ",); received ",
+      keep->scalar_type(), " of shape ", keep->sizes(),
+      ". Draw it with torch.bernoulli(...) / keep_prob, one value per sample.");
+  TORCH_CHECK_VALUE(
+      !keep->requires_grad(), op,
+      ": keep is a random factor and gets no gradient; received a tensor that requires grad. "
+      "Pass keep.detach().");
+}
+
+// Dimension of x along which `scale` varies: a vector (C,) belongs to dimension 1 of rank 4 and
+// more and to the last dimension of rank 2 and 3; other shapes are read as broadcasting reads them.
+inline int64_t scale_dim(
+    const char* op,
+    const Tensor& x,        // [N, C, *]
+    const Tensor& scale) {  // [C], or one wide dimension
+  bool valid = is_floating(scale) && scale.dim() >= 1 && scale.dim() <= x.dim();
+  int64_t dim = 1;
+  if (valid && scale.dim() == 1) {
+    dim = x.dim() >= 4 ? 1 : x.dim() - 1;
+  } else if (valid) {
+    int64_t wide = 0;
+    for (int64_t i = 0; i < scale.dim(); ++i) {
+      if (scale.size(i) != 1) {
+        dim = x.dim() - scale.dim() + i;
+        ++wide;
+      }
+    }
+    valid = wide <= 1;
+  }
+  valid = valid && dim >= 1 && scale.numel() == x.size(dim);
+  TORCH_CHECK_VALUE(
+      valid, op, ": scale must hold one floating-point factor per channel; received ",
+      scale.scalar_type(), " of shape ", scale.sizes(), " for x of shape ", x.sizes(),
+      ". Give a vector (C,), with channels in dimension 1 of rank 4 and more and in the last "
+      "dimension of rank 2 and 3, or a broadcastable shape such as (C, 1, 1).");
+  return dim;
+}
+
+// One floating-point value per channel, or nothing.
+inline void check_channel_vector(
+    const char* op,
+    const char* name,
+    const OptionalTensor& vector,  // [C]
+    int64_t channels) {
+  TORCH_CHECK_VALUE(
+      !vector || (vector->dim() == 1 && vector->size(0) == channels && is_floating(*vector)), op,
+      ": ", name, " must hold one floating-point value per channel, (", channels, ",); received ",
+      vector->scalar_type(), " of shape ", vector->sizes(), ". Channels are dimension 1 of z.");
+}
+
+// The statistics that batch normalization may use.
+inline void check_batch_norm(
+    const char* op,
+    const Tensor& z,                     // [N, C, *]
+    const OptionalTensor& weight,        // [C]
+    const OptionalTensor& bias,          // [C]
+    const OptionalTensor& running_mean,  // [C]
+    const OptionalTensor& running_var,   // [C]
+    bool training,
+    double momentum,
+    double eps) {
+  const int64_t channels = z.size(1);
+  check_channel_vector(op, "weight", weight, channels);
+  check_channel_vector(op, "bias", bias, channels);
+  check_channel_vector(op, "running_mean", running_mean, channels);
+  check_channel_vector(op, "running_var", running_var, channels);
+  TORCH_CHECK_VALUE(
+      running_mean.has_value() == running_var.has_value(), op,
+      ": running_mean and running_var must be given together; received only one of them. "
+      "Pass both, or None for both.");
+  TORCH_CHECK_VALUE(
+      training || running_mean, op,
+      ": evaluation needs running statistics; received running_mean=None with training=False. "
+      "Pass them, or use training=True for the statistics of the batch.");
+  TORCH_CHECK_VALUE(
+      !training || z.numel() != channels, op,
+      ": training needs more than one value per channel; received z of shape ", z.sizes(),
+      ". Use a larger batch, or training=False.");
+  TORCH_CHECK_VALUE(
+      std::isfinite(momentum) && momentum >= 0.0 && momentum <= 1.0, op,
+      ": momentum must lie in [0, 1]; received ", momentum,
+      ". momentum=None is handled by the block, which knows how many batches it has seen.");
+  TORCH_CHECK_VALUE(
+      std::isfinite(eps) && eps >= 0.0, op, ": eps must be finite and not negative; received ", eps,
+      ". PyTorch's default is 1e-5.");
+}
+
+}  // namespace trgl

@@ -1,0 +1,134 @@
+// What the passes of batch_norm_residual_energy share: arguments, statistics, the gradient.
+#pragma once
+
+#include <cmath>
+#include <tuple>
+
+#include "engine.h"
+
+namespace trgl::cpu::batch_norm {
+
+constexpr int64_t kBlock = 8192;
+
+// Count, mean and M2 of some values; they merge exactly, in any grouping. (Chan et al., 1983.)
+struct Moments {
+  double count = 0.0, mean = 0.0, m2 = 0.0;
+
+  void merge(const Moments& other) {
+    const double total = count + other.count;
+    if (total == 0.0) {
+      return;
+    }
+    const double delta = other.mean - mean;
+    mean += delta * (other.count / total);
+    m2 += other.m2 + delta * delta * (count * other.count / total);
+    count = total;
+  }
+};
+
+struct Sums {
+  double g = 0.0, gz = 0.0;
+};
+
+template <class T, class A = Accumulator<T>>
+struct Forward {
+  const T* z;         // [N, C, S] or [N, S, C]
+  const T* x;         // the same
+  T* y;               // the same
+  const A* weight;    // [C] or null
+  const A* bias;      // [C] or null
+  const A* keep;      // [N] or null
+  A* mean;            // [C]
+  A* rstd;            // [C]
+  A* running_mean;    // [C] or null
+  A* running_var;     // [C] or null
+  Moments* blocks;    // [C, blocks] or [blocks, C]
+  A* partial;         // [N, parts], the energy's
+  double momentum;
+  double eps;
+  A p;
+  A floor;
+};
+
+// Takes channel c's statistics from its moments, and moves the running ones.
+template <class T>
+void finish_statistics(const Forward<T>& a, int64_t c, const Moments& moments) {
+  using A = Accumulator<T>;
+  const double var = moments.m2 / moments.count;
+  a.mean[c] = static_cast<A>(moments.mean);
+  a.rstd[c] = static_cast<A>(1.0 / std::sqrt(var + a.eps));
+  if (a.running_mean) {
+    const double unbiased = moments.m2 / (moments.count - 1.0), keep = 1.0 - a.momentum;
+    a.running_mean[c] = static_cast<A>(a.momentum * moments.mean + keep * a.running_mean[c]);
+    a.running_var[c] = static_cast<A>(a.momentum * unbiased + keep * a.running_var[c]);
+  }
+}
+
+template <class T, class A = Accumulator<T>>
+struct Backward {
+  const T* grad_y;       // [N, C, S] or [N, S, C]
+  const T* grad_u;       // what the second pass reads: grad_x where it was written, else grad_y
+  const A* grad_energy;  // [N] or null
+  const T* z;            // as grad_y
+  const T* y;            // as grad_y, only with a ReLU
+  const A* weight;       // [C] or null
+  const A* bias;         // [C] or null
+  const A* mean;         // [C]
+  const A* rstd;         // [C]
+  const A* keep;         // [N] or null
+  T* grad_z;             // as grad_y, or null
+  T* grad_x;             // as grad_y, or null
+  Sums* blocks;          // [C, blocks] or [blocks, C]
+  A* mean_g;             // [C], Σg / M, 0 in evaluation
+  A* mean_gz;            // [C], Σg·ẑ / M, 0 in evaluation
+  A p;
+};
+
+// What the gradient needs of a channel; V is a value, or a vector of channels.
+template <class V>
+struct Channel {
+  V mean, rstd, weight, bias, slope, mean_g, mean_gz;
+
+  template <class T>
+  TRGL_INLINE Channel(const Backward<T>& a, int64_t c)
+      : mean(a.mean[c]),
+        rstd(a.rstd[c]),
+        weight(a.weight ? a.weight[c] : V(1)),
+        bias(a.bias ? a.bias[c] : V(0)),
+        slope(rstd * weight),
+        mean_g(a.mean_g[c]),
+        mean_gz(a.mean_gz[c]) {}
+};
+
+// What the gradient needs of a sample.
+template <class A>
+struct Sample {
+  A keep, weight;
+
+  template <class T>
+  TRGL_INLINE Sample(const Backward<T>& a, int64_t n)
+      : keep(a.keep ? a.keep[n] : A(1)), weight(a.grad_energy ? a.grad_energy[n] : A(0)) {}
+};
+
+// g = ∂L/∂BN(z) and ẑ at one place; the first pass also writes the gradient of x.
+template <Power P, bool MASKED, bool FIRST, int W, class T, class C, class A = Accumulator<T>>
+TRGL_INLINE std::pair<simd::Vector<A, W>, simd::Vector<A, W>> gradient(
+    const Backward<T>& a, const T* grad, int64_t at, const C& channel, const Sample<A>& sample) {
+  auto g = simd::load<W>(grad + at);
+  if constexpr (MASKED) {
+    g = simd::mask<A, W>(g, simd::load<W>(a.y + at));
+  }
+  if constexpr (FIRST) {
+    if (a.grad_x) {
+      simd::store<W>(a.grad_x + at, g);
+    }
+  }
+  const simd::Vector<A, W> z_hat = (simd::load<W>(a.z + at) - channel.mean) * channel.rstd;
+  if constexpr (P != Power::none) {
+    const simd::Vector<A, W> q = (z_hat * channel.weight + channel.bias) * sample.keep;
+    g += simd::slope<P, A, W>(q, a.p) * sample.weight;
+  }
+  return {g * sample.keep, z_hat};
+}
+
+}  // namespace trgl::cpu::batch_norm

@@ -1,0 +1,235 @@
+// The passes of batch_norm_residual_energy over planes: [N, C, S] with S contiguous.
+//
+// The work of one channel is cut into blocks of about 8 Ki elements: some whole planes, or a piece
+// of one. A block is small enough to stay in the cache between the two readings of its statistics.
+#pragma once
+
+#include "batch_norm_passes.h"
+
+namespace trgl::cpu::batch_norm {
+
+// Channel c's elements in block b: planes [n0, n1), of each the elements [i0, i1).
+struct PlaneBlock {
+  int64_t n0, n1, i0, i1;
+};
+
+struct Planes {
+  int64_t batch, channels, size;  // N, C, S
+  int64_t group = 1;              // whole planes in a block
+  int64_t pieces = 1;             // blocks in a plane, where it is larger than a block
+  int64_t piece = 0;              // elements of a plane in a block
+  int64_t blocks = 0;             // blocks in a channel
+
+  Planes(int64_t n, int64_t c, int64_t s) : batch(n), channels(c), size(s) {
+    group = std::max<int64_t>(1, kBlock / size);
+    pieces = divide_up(size, kBlock);
+    piece = pieces == 1 ? size : kBlock;
+    blocks = pieces == 1 ? divide_up(batch, group) : batch * pieces;
+  }
+
+  TRGL_INLINE PlaneBlock block(int64_t b) const {
+    if (pieces == 1) {
+      return {b * group, std::min(batch, (b + 1) * group), 0, size};
+    }
+    const int64_t i = b % pieces * piece;
+    return {b / pieces, b / pieces + 1, i, std::min(size, i + piece)};
+  }
+
+  TRGL_INLINE int64_t at(int64_t n, int64_t c) const {
+    return (n * channels + c) * size;
+  }
+};
+
+// Count, mean and M2 = Σ(z − mean)² of blocks [first, last), numbered channel by channel.
+template <class T>
+struct PlaneStatistics {
+  using A = Accumulator<T>;
+
+  template <int BYTES>
+  static TRGL_INLINE void run(
+      const Forward<T>* a, const Planes* planes, int64_t first, int64_t last) {
+    constexpr int W = BYTES / sizeof(A);
+    for (int64_t unit = first; unit < last; ++unit) {
+      const int64_t c = unit / planes->blocks;
+      const PlaneBlock b = planes->block(unit % planes->blocks);
+      const int64_t count = (b.n1 - b.n0) * (b.i1 - b.i0);
+      simd::Vector<A, W> total{}, squares{};
+      A rest = 0;
+      for (int64_t n = b.n0; n < b.n1; ++n) {
+        const T* z = a->z + planes->at(n, c);
+        int64_t i = b.i0;
+        for (; i + W <= b.i1; i += W) {
+          total += simd::load<W>(z + i);
+        }
+        for (; i < b.i1; ++i) {
+          rest += static_cast<A>(z[i]);
+        }
+      }
+      const A mean = (simd::sum<A, W>(total) + rest) / static_cast<A>(count);
+      rest = 0;
+      for (int64_t n = b.n0; n < b.n1; ++n) {
+        const T* z = a->z + planes->at(n, c);
+        int64_t i = b.i0;
+        for (; i + W <= b.i1; i += W) {
+          const auto d = simd::load<W>(z + i) - mean;
+          squares += d * d;
+        }
+        for (; i < b.i1; ++i) {
+          const A d = static_cast<A>(z[i]) - mean;
+          rest += d * d;
+        }
+      }
+      a->blocks[unit] = {
+          static_cast<double>(count), static_cast<double>(mean),
+          static_cast<double>(simd::sum<A, W>(squares) + rest)};
+    }
+  }
+};
+
+// y and the energy of planes [first, last), numbered channel by channel.
+template <class T, Power P>
+struct PlaneApply {
+  using A = Accumulator<T>;
+
+  template <int W>
+  static TRGL_INLINE simd::Vector<A, W> element(
+      const Forward<T>& a, int64_t at, A mean, A slope, A bias, A keep) {
+    const auto q = ((simd::load<W>(a.z + at) - mean) * slope + bias) * keep;
+    const auto u = simd::load<W>(a.x + at) + q;
+    simd::store<W>(a.y + at, simd::at_least<A, W>(u, a.floor));
+    if constexpr (P == Power::none) {
+      return q;
+    } else {
+      return simd::power<P, A, W>(q, a.p);
+    }
+  }
+
+  template <int BYTES>
+  static TRGL_INLINE void run(
+      const Forward<T>* a, const Planes* planes, int64_t first, int64_t last) {
+    constexpr int W = BYTES / sizeof(A);
+    for (int64_t unit = first; unit < last; ++unit) {
+      const int64_t c = unit / planes->batch, n = unit % planes->batch;
+      const A mean = a->mean[c];
+      const A slope = a->rstd[c] * (a->weight ? a->weight[c] : A(1));
+      const A bias = a->bias ? a->bias[c] : A(0);
+      const A keep = a->keep ? a->keep[n] : A(1);
+      const int64_t base = planes->at(n, c);
+      double energy = 0.0;
+      for (int64_t begin = 0; begin < planes->size; begin += kBlock) {
+        const int64_t end = std::min(planes->size, begin + kBlock);
+        simd::Vector<A, W> even{}, odd{};
+        A rest = 0;
+        int64_t i = begin;
+        for (; i + 2 * W <= end; i += 2 * W) {
+          even += element<W>(*a, base + i, mean, slope, bias, keep);
+          odd += element<W>(*a, base + i + W, mean, slope, bias, keep);
+        }
+        for (; i < end; ++i) {
+          rest += element<1>(*a, base + i, mean, slope, bias, keep)[0];
+        }
+        energy += simd::sum<A, W>(even + odd) + rest;
+      }
+      if constexpr (P != Power::none) {
+        a->partial[n * planes->channels + c] = static_cast<A>(energy);
+      }
+    }
+  }
+};
+
+// Σg and Σg·ẑ of blocks [first, last), and the gradient of x.
+template <class T, Power P, bool MASKED>
+struct PlaneReduce {
+  using A = Accumulator<T>;
+
+  template <int BYTES>
+  static TRGL_INLINE void run(
+      const Backward<T>* a, const Planes* planes, int64_t first, int64_t last) {
+    constexpr int W = BYTES / sizeof(A);
+    for (int64_t unit = first; unit < last; ++unit) {
+      const int64_t c = unit / planes->blocks;
+      const PlaneBlock b = planes->block(unit % planes->blocks);
+      const Channel<A> channel(*a, c);
+      simd::Vector<A, W> sum_g{}, sum_gz{};
+      A rest_g = 0, rest_gz = 0;
+      for (int64_t n = b.n0; n < b.n1; ++n) {
+        const Sample<A> sample(*a, n);
+        const int64_t base = planes->at(n, c);
+        int64_t i = b.i0;
+        for (; i + W <= b.i1; i += W) {
+          const auto [g, z_hat] =
+              gradient<P, MASKED, true, W>(*a, a->grad_y, base + i, channel, sample);
+          sum_g += g;
+          sum_gz += g * z_hat;
+        }
+        for (; i < b.i1; ++i) {
+          const auto [g, z_hat] =
+              gradient<P, MASKED, true, 1>(*a, a->grad_y, base + i, channel, sample);
+          rest_g += g[0];
+          rest_gz += g[0] * z_hat[0];
+        }
+      }
+      a->blocks[unit] = {
+          static_cast<double>(simd::sum<A, W>(sum_g) + rest_g),
+          static_cast<double>(simd::sum<A, W>(sum_gz) + rest_gz)};
+    }
+  }
+};
+
+// The gradient of z on planes [first, last), numbered channel by channel.
+template <class T, Power P, bool MASKED>
+struct PlaneGradient {
+  using A = Accumulator<T>;
+
+  template <int W>
+  static TRGL_INLINE void element(
+      const Backward<T>& a, int64_t at, const Channel<A>& channel, const Sample<A>& sample) {
+    const auto [g, z_hat] = gradient<P, MASKED, false, W>(a, a.grad_u, at, channel, sample);
+    simd::store<W>(
+        a.grad_z + at, (g - channel.mean_g - z_hat * channel.mean_gz) * channel.slope);
+  }
+
+  template <int BYTES>
+  static TRGL_INLINE void run(
+      const Backward<T>* a, const Planes* planes, int64_t first, int64_t last) {
+    constexpr int W = BYTES / sizeof(A);
+    for (int64_t unit = first; unit < last; ++unit) {
+      const int64_t c = unit / planes->batch, n = unit % planes->batch;
+      const Channel<A> channel(*a, c);
+      const Sample<A> sample(*a, n);
+      const int64_t base = planes->at(n, c);
+      int64_t i = 0;
+      for (; i + W <= planes->size; i += W) {
+        element<W>(*a, base + i, channel, sample);
+      }
+      for (; i < planes->size; ++i) {
+        element<1>(*a, base + i, channel, sample);
+      }
+    }
+  }
+};
+
+// Runs a channel's passes one after the other on one thread, while its planes are in the cache;
+// where there are too few channels for the threads, each pass runs on all of them. The arithmetic
+// is the same.
+template <class First, class Between, class Second>
+void in_two_passes(
+    const Planes& planes, const First& first, const Between& between, const Second& second) {
+  const int64_t c = planes.channels, threads = thread_count();
+  const int64_t per_channel = planes.batch * planes.size;
+  if (c % threads == 0 || c >= 4 * threads) {
+    parallel_for(c, per_channel, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        first(i * planes.blocks, (i + 1) * planes.blocks);
+        between(i, i + 1);
+        second(i * planes.batch, (i + 1) * planes.batch);
+      }
+    });
+    return;
+  }
+  parallel_for(c * planes.blocks, per_channel / planes.blocks, first);
+  between(0, c);
+  parallel_for(c * planes.batch, planes.size, second);
+}
+
+}  // namespace trgl::cpu::batch_norm

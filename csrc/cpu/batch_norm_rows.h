@@ -1,0 +1,209 @@
+// The passes of batch_norm_residual_energy over rows: [N·S, C] with C contiguous, which is
+// channels_last, and [N, C].
+//
+// A block is some rows that stay in the cache; reductions go down its columns, a vector of channels
+// at a time.
+#pragma once
+
+#include "batch_norm_passes.h"
+
+namespace trgl::cpu::batch_norm {
+
+struct Rows {
+  int64_t batch, size, channels;  // N, S, C
+  int64_t rows;                   // N·S
+  int64_t height;                 // rows in a block
+  int64_t blocks;
+  int64_t tile;   // rows of a sample that share a partial energy
+  int64_t tiles;  // in a sample
+
+  Rows(int64_t n, int64_t s, int64_t c) : batch(n), size(s), channels(c), rows(n * s) {
+    height = std::clamp<int64_t>(4 * kBlock / channels, 32, 1024);
+    blocks = divide_up(rows, height);
+    tile = std::min(size, std::max<int64_t>(1, 2 * kBlock / channels));
+    tiles = divide_up(size, tile);
+  }
+};
+
+// A channel's values as the vectors [c, c + W) of the columns.
+template <class A, int W>
+struct Column {
+  simd::Vector<A, W> mean, rstd, weight, bias, slope, mean_g, mean_gz;
+
+  template <class T>
+  TRGL_INLINE Column(const Backward<T>& a, int64_t c)
+      : mean(simd::load<W>(a.mean + c)),
+        rstd(simd::load<W>(a.rstd + c)),
+        weight(a.weight ? simd::load<W>(a.weight + c) : simd::broadcast<A, W>(A(1))),
+        bias(a.bias ? simd::load<W>(a.bias + c) : simd::Vector<A, W>{}),
+        slope(rstd * weight),
+        mean_g(simd::load<W>(a.mean_g + c)),
+        mean_gz(simd::load<W>(a.mean_gz + c)) {}
+};
+
+// Moments of every channel in blocks [first, last).
+template <class T>
+struct RowStatistics {
+  using A = Accumulator<T>;
+
+  template <int W>
+  static TRGL_INLINE void columns(
+      const Forward<T>& a, const Rows& rows, int64_t block, int64_t begin, int64_t end, int64_t c) {
+    simd::Vector<A, W> total{}, squares{};
+    for (int64_t row = begin; row < end; ++row) {
+      total += simd::load<W>(a.z + row * rows.channels + c);
+    }
+    const simd::Vector<A, W> mean = total / static_cast<A>(end - begin);
+    for (int64_t row = begin; row < end; ++row) {
+      const simd::Vector<A, W> d = simd::load<W>(a.z + row * rows.channels + c) - mean;
+      squares += d * d;
+    }
+    for (int lane = 0; lane < W; ++lane) {
+      a.blocks[block * rows.channels + c + lane] = {
+          static_cast<double>(end - begin), static_cast<double>(mean[lane]),
+          static_cast<double>(squares[lane])};
+    }
+  }
+
+  template <int BYTES>
+  static TRGL_INLINE void run(const Forward<T>* a, const Rows* rows, int64_t first, int64_t last) {
+    constexpr int W = BYTES / sizeof(A);
+    for (int64_t block = first; block < last; ++block) {
+      const int64_t begin = block * rows->height;
+      const int64_t end = std::min(rows->rows, begin + rows->height);
+      int64_t c = 0;
+      for (; c + W <= rows->channels; c += W) {
+        columns<W>(*a, *rows, block, begin, end, c);
+      }
+      for (; c < rows->channels; ++c) {
+        columns<1>(*a, *rows, block, begin, end, c);
+      }
+    }
+  }
+};
+
+// y and the energy of tiles [first, last), numbered sample by sample.
+template <class T, Power P>
+struct RowApply {
+  using A = Accumulator<T>;
+
+  template <int W>
+  static TRGL_INLINE simd::Vector<A, W> element(
+      const Forward<T>& a, int64_t at, int64_t c, A keep) {
+    auto q = (simd::load<W>(a.z + at) - simd::load<W>(a.mean + c)) * simd::load<W>(a.rstd + c);
+    if (a.weight) {
+      q = q * simd::load<W>(a.weight + c);
+    }
+    if (a.bias) {
+      q = q + simd::load<W>(a.bias + c);
+    }
+    q = q * keep;
+    const simd::Vector<A, W> u = simd::load<W>(a.x + at) + q;
+    simd::store<W>(a.y + at, simd::at_least<A, W>(u, a.floor));
+    if constexpr (P == Power::none) {
+      return q;
+    } else {
+      return simd::power<P, A, W>(q, a.p);
+    }
+  }
+
+  template <int BYTES>
+  static TRGL_INLINE void run(const Forward<T>* a, const Rows* rows, int64_t first, int64_t last) {
+    constexpr int W = BYTES / sizeof(A);
+    for (int64_t unit = first; unit < last; ++unit) {
+      const int64_t n = unit / rows->tiles, begin = unit % rows->tiles * rows->tile;
+      const int64_t end = std::min(rows->size, begin + rows->tile);
+      const A keep = a->keep ? a->keep[n] : A(1);
+      simd::Vector<A, W> total{};
+      A rest = 0;
+      for (int64_t row = n * rows->size + begin; row < n * rows->size + end; ++row) {
+        const int64_t base = row * rows->channels;
+        int64_t c = 0;
+        for (; c + W <= rows->channels; c += W) {
+          total += element<W>(*a, base + c, c, keep);
+        }
+        for (; c < rows->channels; ++c) {
+          rest += element<1>(*a, base + c, c, keep)[0];
+        }
+      }
+      if constexpr (P != Power::none) {
+        a->partial[unit] = simd::sum<A, W>(total) + rest;
+      }
+    }
+  }
+};
+
+// Σg and Σg·ẑ of every channel in blocks [first, last), and the gradient of x.
+template <class T, Power P, bool MASKED>
+struct RowReduce {
+  using A = Accumulator<T>;
+
+  template <int W>
+  static TRGL_INLINE void columns(
+      const Backward<T>& a, const Rows& rows, int64_t block, int64_t begin, int64_t end, int64_t c) {
+    const Column<A, W> column(a, c);
+    simd::Vector<A, W> sum_g{}, sum_gz{};
+    for (int64_t row = begin; row < end;) {
+      const int64_t n = row / rows.size;
+      const Sample<A> sample(a, n);
+      for (const int64_t stop = std::min(end, (n + 1) * rows.size); row < stop; ++row) {
+        const auto [g, z_hat] = gradient<P, MASKED, true, W>(
+            a, a.grad_y, row * rows.channels + c, column, sample);
+        sum_g += g;
+        sum_gz += g * z_hat;
+      }
+    }
+    for (int lane = 0; lane < W; ++lane) {
+      a.blocks[block * rows.channels + c + lane] = {
+          static_cast<double>(sum_g[lane]), static_cast<double>(sum_gz[lane])};
+    }
+  }
+
+  template <int BYTES>
+  static TRGL_INLINE void run(const Backward<T>* a, const Rows* rows, int64_t first, int64_t last) {
+    constexpr int W = BYTES / sizeof(A);
+    for (int64_t block = first; block < last; ++block) {
+      const int64_t begin = block * rows->height;
+      const int64_t end = std::min(rows->rows, begin + rows->height);
+      int64_t c = 0;
+      for (; c + W <= rows->channels; c += W) {
+        columns<W>(*a, *rows, block, begin, end, c);
+      }
+      for (; c < rows->channels; ++c) {
+        columns<1>(*a, *rows, block, begin, end, c);
+      }
+    }
+  }
+};
+
+// The gradient of z in rows [first, last).
+template <class T, Power P, bool MASKED>
+struct RowGradient {
+  using A = Accumulator<T>;
+
+  template <int W>
+  static TRGL_INLINE void element(
+      const Backward<T>& a, int64_t at, int64_t c, const Sample<A>& sample) {
+    const Column<A, W> column(a, c);
+    const auto [g, z_hat] = gradient<P, MASKED, false, W>(a, a.grad_u, at, column, sample);
+    simd::store<W>(a.grad_z + at, (g - column.mean_g - z_hat * column.mean_gz) * column.slope);
+  }
+
+  template <int BYTES>
+  static TRGL_INLINE void run(const Backward<T>* a, const Rows* rows, int64_t first, int64_t last) {
+    constexpr int W = BYTES / sizeof(A);
+    for (int64_t row = first; row < last; ++row) {
+      const Sample<A> sample(*a, row / rows->size);
+      const int64_t base = row * rows->channels;
+      int64_t c = 0;
+      for (; c + W <= rows->channels; c += W) {
+        element<W>(*a, base + c, c, sample);
+      }
+      for (; c < rows->channels; ++c) {
+        element<1>(*a, base + c, c, sample);
+      }
+    }
+  }
+};
+
+}  // namespace trgl::cpu::batch_norm

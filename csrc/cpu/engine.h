@@ -1,0 +1,123 @@
+// What the CPU kernels share: threads, layouts, types.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/core/MemoryFormat.h>
+#include <c10/core/ScalarType.h>
+#include <torch/csrc/stable/c/shim.h>
+
+#include <algorithm>
+#include <limits>
+#include <optional>
+
+#include "../checks.h"
+#include "simd.h"
+
+namespace trgl::cpu {
+
+using simd::Accumulator;
+using simd::Power;
+
+// Elements below which a second thread costs more than it gains (PyTorch's own grain).
+constexpr int64_t kGrain = 32768;
+
+// Calls f(begin, end) on ranges of `units`, each about `elements` large, on PyTorch's own threads:
+// through libtorch, since a parallel region compiled here would start a second pool beside it.
+template <class F>
+void parallel_for(int64_t units, int64_t elements, const F& f) {
+  const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, elements));
+  if (units <= grain) {
+    if (units > 0) {
+      f(int64_t{0}, units);
+    }
+    return;
+  }
+  auto call = [](int64_t begin, int64_t end, void* context) {
+    (*static_cast<const F*>(context))(begin, end);
+  };
+  torch_parallel_for(0, units, grain, call, const_cast<void*>(static_cast<const void*>(&f)));
+}
+
+inline int64_t thread_count() {
+  uint32_t count = 1;
+  torch_get_num_threads(&count);
+  return count;
+}
+
+inline int64_t divide_up(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+
+// Layout of an output that follows t: channels_last where it is so, else contiguous.
+inline at::MemoryFormat memory_format(const Tensor& t) {
+  if (t.is_contiguous()) {
+    return at::MemoryFormat::Contiguous;
+  }
+  if (t.dim() == 4 && t.is_contiguous(at::MemoryFormat::ChannelsLast)) {
+    return at::MemoryFormat::ChannelsLast;
+  }
+  if (t.dim() == 5 && t.is_contiguous(at::MemoryFormat::ChannelsLast3d)) {
+    return at::MemoryFormat::ChannelsLast3d;
+  }
+  return at::MemoryFormat::Contiguous;
+}
+
+// `t` with the given type and layout; itself where it has them.
+inline Tensor as(const Tensor& t, at::ScalarType type, at::MemoryFormat format) {
+  return (t.scalar_type() == type ? t : t.to(type)).contiguous(format);
+}
+
+inline at::ScalarType accumulator_type(at::ScalarType type) {
+  return type == at::kDouble ? at::kDouble : at::kFloat;
+}
+
+// A small vector of options (scale, keep, weight, …) as the kernels read it.
+inline OptionalTensor as_vector(const OptionalTensor& t, at::ScalarType type) {
+  if (!t) {
+    return std::nullopt;
+  }
+  return as(*t, type, at::MemoryFormat::Contiguous);
+}
+
+template <class A>
+const A* data_or_null(const OptionalTensor& t) {
+  return t ? t->const_data_ptr<A>() : nullptr;
+}
+
+// Calls f with a value of the C++ type that stands for `type`.
+template <class F>
+void for_type(const char* op, at::ScalarType type, const F& f) {
+  switch (type) {
+    case at::kFloat:
+      return f(float{});
+    case at::kDouble:
+      return f(double{});
+    case at::kBFloat16:
+      return f(c10::BFloat16{});
+    case at::kHalf:
+      return f(c10::Half{});
+    default:
+      TORCH_CHECK_VALUE(
+          false, op, ": inputs must be float32, float64, bfloat16 or float16; received ", type,
+          ". Convert them with .float().");
+  }
+}
+
+// Calls f with the power that the energy needs as a compile-time constant.
+template <class F>
+void for_power(bool with_energy, double p, const F& f) {
+  if (!with_energy) {
+    return f(std::integral_constant<Power, Power::none>{});
+  }
+  if (p == 2.0) {
+    return f(std::integral_constant<Power, Power::two>{});
+  }
+  return f(std::integral_constant<Power, Power::any>{});
+}
+
+template <class A>
+A activation_floor(std::string_view activation) {
+  return activation == "relu" ? A(0) : -std::numeric_limits<A>::infinity();
+}
+
+}  // namespace trgl::cpu

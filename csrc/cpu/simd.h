@@ -1,0 +1,202 @@
+// Vectors of a compile-time number of bytes, and the choice of the widest that the machine has.
+//
+// A kernel is a struct with a template `run<BYTES>(args...)`; `dispatch<Kernel>(args...)` calls the
+// instance compiled for the instruction set found at run time. The compilers' vector extension
+// keeps one source for every width. Everything inside a kernel is forced inline, because code
+// takes on the instruction set of the function that it is inlined into.
+#pragma once
+
+#include <c10/util/BFloat16.h>
+#include <c10/util/Half.h>
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+// vectors are passed between inlined functions only, so that their calling convention is moot
+#pragma GCC diagnostic ignored "-Wpsabi"
+
+#define TRGL_INLINE inline __attribute__((always_inline))
+#define TRGL_INLINE_LAMBDA __attribute__((always_inline))
+
+namespace trgl::simd {
+
+template <class E, int W>
+struct VectorOf {
+  typedef E type __attribute__((vector_size(sizeof(E) * W)));
+};
+
+template <class E, int W>
+using Vector = typename VectorOf<E, W>::type;
+
+// float for float32 and narrower, double for float64.
+template <class T>
+using Accumulator = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+template <class A, int W>
+TRGL_INLINE Vector<A, W> broadcast(A value) {
+  return value - Vector<A, W>{};
+}
+
+// W bfloat16 → float: the upper half of a float's bits.
+template <int W>
+TRGL_INLINE Vector<float, W> widen_bfloat16(Vector<uint16_t, W> bits) {
+  return (Vector<float, W>)(__builtin_convertvector(bits, Vector<uint32_t, W>) << 16);
+}
+
+// To the nearest, ties to even; every NaN becomes 0x7fc0, as in PyTorch.
+template <int W>
+TRGL_INLINE Vector<uint16_t, W> narrow_bfloat16(Vector<float, W> value) {
+  const auto bits = (Vector<uint32_t, W>)value;
+  auto rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  rounded = value == value ? rounded : (rounded & 0u) + 0x7fc0u;
+  return __builtin_convertvector(rounded, Vector<uint16_t, W>);
+}
+
+// W float16 → float. The exponent's bias grows from 15 to 127 by a product with 2^112, which also
+// normalizes subnormals; infinity and NaN get the full exponent.
+template <int W>
+TRGL_INLINE Vector<float, W> widen_half(Vector<uint16_t, W> half) {
+  const auto bits = __builtin_convertvector(half, Vector<uint32_t, W>);
+  const auto magnitude = bits & 0x7fffu;
+  auto wide = (Vector<uint32_t, W>)((Vector<float, W>)(magnitude << 13) * 0x1p112f);
+  wide |= magnitude >= 0x7c00u ? (wide & 0u) + 0x7f800000u : wide & 0u;
+  return (Vector<float, W>)(wide | ((bits & 0x8000u) << 16));
+}
+
+// To the nearest, ties to even. Below 2^-14 a float16 counts units of 2^-24: adding 1/2 makes the
+// float's last place that unit, so that the sum's own rounding is the wanted one.
+template <int W>
+TRGL_INLINE Vector<uint16_t, W> narrow_half(Vector<float, W> value) {
+  const auto bits = (Vector<uint32_t, W>)value;
+  const auto sign = (bits >> 16) & 0x8000u;
+  const auto magnitude = bits & 0x7fffffffu;
+  const auto small = (Vector<uint32_t, W>)((Vector<float, W>)magnitude + 0.5f) - 0x3f000000u;
+  const auto normal = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
+  auto half = magnitude < 0x38800000u ? small : normal;
+  half = magnitude >= 0x477ff000u ? (half & 0u) + 0x7c00u : half;
+  half = magnitude > 0x7f800000u ? (half & 0u) + 0x7e00u : half;
+  return __builtin_convertvector(half | sign, Vector<uint16_t, W>);
+}
+
+template <int W, class T>
+TRGL_INLINE Vector<Accumulator<T>, W> load(const T* from) {
+  if constexpr (std::is_same_v<T, c10::BFloat16> || std::is_same_v<T, c10::Half>) {
+    Vector<uint16_t, W> bits;
+    std::memcpy(&bits, from, sizeof(bits));
+    if constexpr (std::is_same_v<T, c10::BFloat16>) {
+      return widen_bfloat16<W>(bits);
+    } else {
+      return widen_half<W>(bits);
+    }
+  } else {
+    Vector<T, W> value;
+    std::memcpy(&value, from, sizeof(value));
+    return value;
+  }
+}
+
+template <int W, class T>
+TRGL_INLINE void store(T* to, Vector<Accumulator<T>, W> value) {
+  if constexpr (std::is_same_v<T, c10::BFloat16>) {
+    const auto bits = narrow_bfloat16<W>(value);
+    std::memcpy(to, &bits, sizeof(bits));
+  } else if constexpr (std::is_same_v<T, c10::Half>) {
+    const auto bits = narrow_half<W>(value);
+    std::memcpy(to, &bits, sizeof(bits));
+  } else {
+    std::memcpy(to, &value, sizeof(value));
+  }
+}
+
+// Sum of the lanes, in their order.
+template <class A, int W>
+TRGL_INLINE A sum(Vector<A, W> v) {
+  A total = v[0];
+  for (int lane = 1; lane < W; ++lane) {
+    total += v[lane];
+  }
+  return total;
+}
+
+// max(u, floor) that lets NaN through: a ReLU with floor 0, the identity with floor −∞.
+template <class A, int W>
+TRGL_INLINE Vector<A, W> at_least(Vector<A, W> u, A floor) {
+  return u <= floor ? broadcast<A, W>(floor) : u;
+}
+
+// The gradient behind a ReLU: it passes wherever y is not ≤ 0.
+template <class A, int W>
+TRGL_INLINE Vector<A, W> mask(Vector<A, W> grad, Vector<A, W> y) {
+  return y <= A(0) ? Vector<A, W>{} : grad;
+}
+
+// How |q|^p is computed.
+enum class Power { none, two, any };
+
+// |q|^p.
+template <Power P, class A, int W>
+TRGL_INLINE Vector<A, W> power(Vector<A, W> q, A p) {
+  if constexpr (P == Power::two) {
+    return q * q;
+  } else {
+    Vector<A, W> out;
+    for (int lane = 0; lane < W; ++lane) {
+      out[lane] = std::pow(std::abs(q[lane]), p);
+    }
+    return out;
+  }
+}
+
+// p |q|^(p-1) sign(q), 0 at q = 0.
+template <Power P, class A, int W>
+TRGL_INLINE Vector<A, W> slope(Vector<A, W> q, A p) {
+  if constexpr (P == Power::two) {
+    return A(2) * q;
+  } else {
+    Vector<A, W> size;
+    for (int lane = 0; lane < W; ++lane) {
+      size[lane] = p * std::pow(std::abs(q[lane]), p - A(1));
+    }
+    return q > A(0) ? size : (q < A(0) ? -size : q);
+  }
+}
+
+enum class Isa { base, avx2, avx512 };
+
+// The widest instruction set of this machine; TRGL_KERNELS_CPU_ISA (base, avx2, avx512) lowers it.
+Isa isa();
+
+#if defined(__x86_64__)
+#define TRGL_TARGET_AVX2 __attribute__((target("avx2,fma,f16c")))
+#define TRGL_TARGET_AVX512 \
+  __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prefer-vector-width=512")))
+
+template <class Kernel, class... Args>
+TRGL_TARGET_AVX2 void run_avx2(Args... args) {
+  Kernel::template run<32>(args...);
+}
+
+template <class Kernel, class... Args>
+TRGL_TARGET_AVX512 void run_avx512(Args... args) {
+  Kernel::template run<64>(args...);
+}
+#endif
+
+template <class Kernel, class... Args>
+void dispatch(Args... args) {
+#if defined(__x86_64__)
+  switch (isa()) {
+    case Isa::avx512:
+      return run_avx512<Kernel>(args...);
+    case Isa::avx2:
+      return run_avx2<Kernel>(args...);
+    case Isa::base:
+      break;
+  }
+#endif
+  Kernel::template run<16>(args...);
+}
+
+}  // namespace trgl::simd

@@ -1,0 +1,32 @@
+"""Fused operators that compute a residual block's output and its kinetic energy in one pass."""
+
+from . import autograd as _autograd
+from . import schema as _schema
+from .batch_norm_residual_energy import batch_norm_residual_energy
+from .blocks import (
+    RegularizedBasicBlock,
+    RegularizedBottleneck,
+    RegularizedPreActBlock,
+    RegularizedResidual,
+)
+from .collect import collect_energy
+from .convert import regularize
+from .displacement_energy import displacement_energy
+from .extension import info
+from .extension import load as _load
+from .residual_energy import residual_energy
+
+_twins = None if _load().loaded else _autograd.register()
+
+__all__ = [
+    "RegularizedBasicBlock",
+    "RegularizedBottleneck",
+    "RegularizedPreActBlock",
+    "RegularizedResidual",
+    "batch_norm_residual_energy",
+    "collect_energy",
+    "displacement_energy",
+    "info",
+    "regularize",
+    "residual_energy",
+]

@@ -1,0 +1,83 @@
+"""ResNet blocks: torchvision's two, and the pre-activation block of the papers' own networks."""
+
+from torch import Tensor, nn
+from torchvision.models import resnet
+
+from .residual import Regularized, hooked
+
+
+def _is_relu(module: nn.Module) -> bool:
+    return type(module) is nn.ReLU and not hooked(module)
+
+
+class RegularizedBasicBlock(Regularized, resnet.BasicBlock):
+    """torchvision's BasicBlock, y = relu(shortcut(x) + bn2(conv2(relu(bn1(conv1 x))))).
+
+    Constructor, parameters and state_dict keys are torchvision's, so that it can stand in
+    `torchvision.models.ResNet(RegularizedBasicBlock, [2, 2, 2, 2])` and load its checkpoints.
+    The residue r is the output of bn2. (He et al., "Deep residual learning", CVPR 2016.)
+    """
+
+    def forward(
+        self,
+        x: Tensor,  # [N, C, H, W]
+    ) -> Tensor:  # [N, C', H', W']
+        shortcut = x if self.downsample is None else self.downsample(x)
+        z = self.conv2(self.relu(self.bn1(self.conv1(x))))
+        if _is_relu(self.relu):
+            return self.normalize_and_add(self.bn2, z, shortcut, "relu")
+        return self.relu(self.normalize_and_add(self.bn2, z, shortcut))
+
+
+class RegularizedBottleneck(Regularized, resnet.Bottleneck):
+    """torchvision's Bottleneck, y = relu(shortcut(x) + bn3(conv3(...))).
+
+    Constructor, parameters and state_dict keys are torchvision's, so that it can stand in
+    `torchvision.models.ResNet(RegularizedBottleneck, [3, 4, 6, 3])` and load its checkpoints;
+    ResNeXt and Wide ResNet are this block with other widths and groups. The residue r is the
+    output of bn3. (He et al., "Deep residual learning", CVPR 2016.)
+    """
+
+    def forward(
+        self,
+        x: Tensor,  # [N, C, H, W]
+    ) -> Tensor:  # [N, C', H', W']
+        shortcut = x if self.downsample is None else self.downsample(x)
+        inner = self.relu(self.bn1(self.conv1(x)))
+        z = self.conv3(self.relu(self.bn2(self.conv2(inner))))
+        if _is_relu(self.relu):
+            return self.normalize_and_add(self.bn3, z, shortcut, "relu")
+        return self.relu(self.normalize_and_add(self.bn3, z, shortcut))
+
+
+class RegularizedPreActBlock(Regularized):
+    """y = shortcut(x) + conv2(relu(bn2(conv1(relu(bn1 x))))): no BN after r, no ReLU after the sum.
+
+    The block of the papers' wide and MNIST networks. (He et al., "Identity mappings in deep
+    residual networks", ECCV 2016.)
+
+    Args:
+        in_channels: channels of x.
+        channels: channels of y; where they differ the shortcut is a 1×1 convolution of what
+            enters conv1.
+        first: leave out bn1 and its ReLU, as the papers do in the first block of a stage.
+    """
+
+    def __init__(self, in_channels: int, channels: int, first: bool = False) -> None:
+        super().__init__()
+        self.bn1 = None if first else nn.BatchNorm2d(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.shortcut = (
+            None if in_channels == channels else nn.Conv2d(in_channels, channels, 1, bias=False)
+        )
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(
+        self,
+        x: Tensor,  # [N, C, H, W]
+    ) -> Tensor:  # [N, C', H, W]
+        active = x if self.bn1 is None else self.relu(self.bn1(x))
+        r = self.conv2(self.relu(self.bn2(self.conv1(active))))
+        return self.add(x if self.shortcut is None else self.shortcut(active), r)

@@ -1,0 +1,199 @@
+"""What the operators accept, said once: the invariant, what came, and the remedy.
+
+The reference, the fake implementations and the Triton engine call these functions; `csrc/checks.h`
+says the same in the same words for the compiled engine.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+ACTIVATIONS = ("none", "relu")
+
+
+def refusal(invariant: str, received: object, remedy: str) -> ValueError:
+    """The error for a user's mistake: the rule, what came, and what to do."""
+    return ValueError(f"{invariant}; received {received}. {remedy}")
+
+
+def check_pair(
+    op: str,
+    first: Tensor,  # [N, C, *]
+    second: Tensor,  # [N, C, *]
+    names: tuple[str, str],
+) -> None:
+    """Two floating-point tensors of one shape, one device and rank 2 or more."""
+    for name, tensor in zip(names, (first, second), strict=True):
+        if not tensor.is_floating_point():
+            raise refusal(
+                f"{op}: {name} must be a floating-point tensor",
+                tensor.dtype,
+                "Convert it with .float().",
+            )
+    if first.dim() < 2:
+        raise refusal(
+            f"{op}: {names[0]} must have a batch and a feature dimension, [N, C, *]",
+            f"shape {tuple(first.shape)}",
+            "Add the missing dimension with .unsqueeze().",
+        )
+    if first.shape != second.shape:
+        raise refusal(
+            f"{op}: {names[0]} and {names[1]} must have the same shape",
+            f"{tuple(first.shape)} and {tuple(second.shape)}",
+            "Project or expand one of them before the call.",
+        )
+    if first.device != second.device:
+        raise refusal(
+            f"{op}: {names[0]} and {names[1]} must be on the same device",
+            f"{first.device} and {second.device}",
+            "Move one of them with .to().",
+        )
+
+
+def check_options(
+    op: str,
+    batch: int | torch.SymInt,
+    activation: str,
+    keep: Tensor | None,  # [N]
+    p: float,
+) -> None:
+    """The options that every operator with a residue shares."""
+    if activation not in ACTIVATIONS:
+        raise refusal(
+            f"{op}: activation must be one of {', '.join(ACTIVATIONS)}",
+            repr(activation),
+            "Apply another activation to the output, with activation='none'.",
+        )
+    if not (math.isfinite(p) and p >= 1.0):
+        raise refusal(
+            f"{op}: the exponent p must be finite and at least 1",
+            p,
+            "The transport cost of the paper is p = 2.",
+        )
+    if keep is not None:
+        if keep.shape != (batch,) or not keep.is_floating_point():
+            raise refusal(
+                f"{op}: keep must hold one floating-point factor per sample, shape ({batch},)",
+                f"{keep.dtype} of shape {tuple(keep.shape)}",
+                "Draw it with torch.bernoulli(...) / keep_prob, one value per sample.",
+            )
+        if keep.requires_grad:
+            raise refusal(
+                f"{op}: keep is a random factor and gets no gradient",
+                "a tensor that requires grad",
+                "Pass keep.detach().",
+            )
+
+
+def scale_dim(
+    op: str,
+    x: Tensor,  # [N, C, *]
+    scale: Tensor,  # [C] or broadcastable with one dimension of x
+) -> int:
+    """Dimension of `x` along which `scale` varies.
+
+    A vector (C,) belongs to dimension 1 of images (rank 4 and more) and to the last dimension of
+    features and tokens (rank 2 and 3); a shape such as (C, 1, 1) is read as broadcasting reads it.
+    """
+    hint = (
+        "Give a vector (C,), with channels in dimension 1 of rank 4 and more and in the last "
+        "dimension of rank 2 and 3, or a broadcastable shape such as (C, 1, 1)."
+    )
+    what = f"shape {tuple(scale.shape)} for x of shape {tuple(x.shape)}"
+    invariant = f"{op}: scale must hold one floating-point factor per channel"
+    if not scale.is_floating_point():
+        raise refusal(invariant, scale.dtype, hint)
+    if not 1 <= scale.dim() <= x.dim():
+        raise refusal(invariant, what, hint)
+    if scale.dim() == 1:
+        dim = 1 if x.dim() >= 4 else x.dim() - 1
+    else:
+        offset = x.dim() - scale.dim()
+        wide = [offset + i for i, size in enumerate(scale.shape) if size != 1]
+        if len(wide) > 1:
+            raise refusal(invariant, what, hint)
+        dim = wide[0] if wide else 1
+    if dim < 1 or scale.numel() != x.shape[dim]:
+        raise refusal(invariant, what, hint)
+    return dim
+
+
+def check_residual_energy(
+    x: Tensor,  # [N, C, *]
+    r: Tensor,  # [N, C, *]
+    activation: str,
+    scale: Tensor | None,  # [C]
+    keep: Tensor | None,  # [N]
+    p: float,
+) -> None:
+    """Arguments of `residual_energy`."""
+    check_pair("residual_energy", x, r, ("x", "r"))
+    check_options("residual_energy", x.shape[0], activation, keep, p)
+    if scale is not None:
+        scale_dim("residual_energy", x, scale)
+
+
+def check_batch_norm_residual_energy(
+    z: Tensor,  # [N, C, *]
+    x: Tensor,  # [N, C, *]
+    weight: Tensor | None,  # [C]
+    bias: Tensor | None,  # [C]
+    running_mean: Tensor | None,  # [C]
+    running_var: Tensor | None,  # [C]
+    training: bool,
+    momentum: float,
+    eps: float,
+    activation: str,
+    keep: Tensor | None,  # [N]
+    p: float,
+) -> None:
+    """Arguments of `batch_norm_residual_energy`."""
+    op = "batch_norm_residual_energy"
+    check_pair(op, z, x, ("z", "x"))
+    check_options(op, z.shape[0], activation, keep, p)
+    channels = z.shape[1]
+    vectors = {
+        "weight": weight,
+        "bias": bias,
+        "running_mean": running_mean,
+        "running_var": running_var,
+    }
+    for name, vector in vectors.items():
+        if vector is not None:
+            if vector.shape != (channels,) or not vector.is_floating_point():
+                raise refusal(
+                    f"{op}: {name} must hold one floating-point value per channel, ({channels},)",
+                    f"{vector.dtype} of shape {tuple(vector.shape)}",
+                    "Channels are dimension 1 of z.",
+                )
+    if (running_mean is None) != (running_var is None):
+        raise refusal(
+            f"{op}: running_mean and running_var must be given together",
+            "only one of them",
+            "Pass both, or None for both.",
+        )
+    if not training and running_mean is None:
+        raise refusal(
+            f"{op}: evaluation needs running statistics",
+            "running_mean=None with training=False",
+            "Pass them, or use training=True for the statistics of the batch.",
+        )
+    if training and z.numel() == z.shape[1]:
+        raise refusal(
+            f"{op}: training needs more than one value per channel",
+            f"z of shape {tuple(z.shape)}",
+            "Use a larger batch, or training=False.",
+        )
+    if not (math.isfinite(momentum) and 0.0 <= momentum <= 1.0):
+        raise refusal(
+            f"{op}: momentum must lie in [0, 1]",
+            momentum,
+            "momentum=None is handled by the block, which knows how many batches it has seen.",
+        )
+    if not (math.isfinite(eps) and eps >= 0.0):
+        raise refusal(
+            f"{op}: eps must be finite and not negative",
+            eps,
+            "PyTorch's default is 1e-5.",
+        )

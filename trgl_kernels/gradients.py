@@ -1,0 +1,123 @@
+"""The gradients of the operators in plain PyTorch: one function per backward operator.
+
+With g_u the gradient at the sum u = x + q (the output's gradient where the activation let it pass)
+and e_i = Σ_d |q_id|^p, the residue's gradient is
+
+    ∂L/∂q = g_u + ∂L/∂e_i · p |q|^(p-1) sign(q),
+
+and everything else is the chain rule through q = keep·scale·r or q = keep·BN(z). Nothing but the
+inputs, the output (for the ReLU's mask) and BN's two vectors is needed: q is computed again.
+"""
+
+import torch
+from torch import Tensor
+
+from .checks import scale_dim
+from .reference import along, energy_slope, memory_format, normalized_residue, residue
+
+
+def grad_sum(
+    grad_y: Tensor | None,  # [N, C, *]
+    y: Tensor | None,  # [N, C, *], only with a ReLU
+    like: Tensor,  # [N, C, *]
+) -> Tensor:  # [N, C, *]
+    """Gradient at u = x + q; like PyTorch's ReLU it passes wherever y is not ≤ 0."""
+    if grad_y is None:
+        return torch.zeros_like(like)
+    grad = grad_y.to(like.dtype)
+    return grad if y is None else torch.where(y <= 0, 0.0, grad)
+
+
+def residual_energy_backward(
+    grad_y: Tensor | None,  # [N, C, *]
+    grad_energy: Tensor | None,  # [N]
+    y: Tensor | None,  # [N, C, *], only with a ReLU
+    r: Tensor,  # [N, C, *]
+    scale: Tensor | None,  # [C]
+    keep: Tensor | None,  # [N]
+    activation: str,
+    p: float,
+    x_dtype: torch.dtype,
+    output_mask: list[bool],
+) -> tuple[Tensor, Tensor, Tensor]:  # [N, C, *], [N, C, *], [C]
+    """Gradients with respect to x, r and scale; empty where the mask is False."""
+    with torch.autocast(r.device.type, enabled=False):
+        wide = torch.float64 in (r.dtype, x_dtype)
+        dtype = torch.float64 if wide else torch.float32
+        q = residue(r, scale, keep, dtype)
+        grad_u = grad_sum(grad_y, y, q)
+        grad_q = grad_u
+        if grad_energy is not None:
+            grad_q = grad_u + energy_slope(q, grad_energy, p)
+        if keep is not None:
+            grad_q = grad_q * along(keep, r, 0, dtype)
+        layout = memory_format(r)
+        grad_x, grad_r, grad_scale = (r.new_empty(0) for _ in range(3))
+        if output_mask[0]:
+            grad_x = grad_u.to(x_dtype).contiguous(memory_format=layout)
+        if scale is None:
+            if output_mask[1]:
+                grad_r = grad_q.to(r.dtype).contiguous(memory_format=layout)
+            return grad_x, grad_r, grad_scale
+        dim = scale_dim("residual_energy", r, scale)
+        if output_mask[1]:
+            grad_r = (grad_q * along(scale, r, dim, dtype)).to(r.dtype)
+            grad_r = grad_r.contiguous(memory_format=layout)
+        if output_mask[2]:
+            others = [i for i in range(r.dim()) if i != dim]
+            grad_scale = (grad_q * r.to(dtype)).sum(others).reshape(scale.shape).to(scale.dtype)
+        return grad_x, grad_r, grad_scale
+
+
+def batch_norm_residual_energy_backward(
+    grad_y: Tensor | None,  # [N, C, *]
+    grad_energy: Tensor | None,  # [N]
+    z: Tensor,  # [N, C, *]
+    y: Tensor | None,  # [N, C, *], only with a ReLU
+    weight: Tensor | None,  # [C]
+    bias: Tensor | None,  # [C]
+    mean: Tensor,  # [C]
+    rstd: Tensor,  # [C]
+    training: bool,
+    activation: str,
+    keep: Tensor | None,  # [N]
+    p: float,
+    x_dtype: torch.dtype,
+    output_mask: list[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # [N, C, *], [N, C, *], [C], [C]
+    """Gradients with respect to z, x, weight and bias; empty where the mask is False.
+
+    With ẑ = (z − mean)·rstd, g the gradient at BN's output and M = N·S values per channel,
+    ∂L/∂z = γ·rstd·(g − Σg/M − ẑ·Σ(g·ẑ)/M) in training and γ·rstd·g in evaluation.
+    """
+    with torch.autocast(z.device.type, enabled=False):
+        dtype = mean.dtype
+        q = normalized_residue(z, mean, rstd, weight, bias, keep)
+        grad_u = grad_sum(grad_y, y, q)
+        grad_bn = grad_u
+        if grad_energy is not None:
+            grad_bn = grad_u + energy_slope(q, grad_energy, p)
+        if keep is not None:
+            grad_bn = grad_bn * along(keep, z, 0, dtype)
+        z_hat = normalized_residue(z, mean, rstd, None, None, None)
+        others = [i for i in range(z.dim()) if i != 1]
+        sum_g = grad_bn.sum(others)
+        sum_gz = (grad_bn * z_hat).sum(others)
+        layout = memory_format(z)
+        grad_z, grad_x, grad_weight, grad_bias = (z.new_empty(0) for _ in range(4))
+        if output_mask[0]:
+            inner = grad_bn
+            if training:
+                count = max(z.numel() // z.shape[1], 1)
+                inner = inner - along(sum_g / count, z, 1, dtype)
+                inner = inner - z_hat * along(sum_gz / count, z, 1, dtype)
+            slope = rstd if weight is None else rstd * weight.to(dtype)
+            grad_z = (inner * along(slope, z, 1, dtype)).to(z.dtype)
+            grad_z = grad_z.contiguous(memory_format=layout)
+        if output_mask[1]:
+            grad_x = grad_u.to(x_dtype).contiguous(memory_format=layout)
+        if output_mask[2] and weight is not None:
+            grad_weight = sum_gz.to(weight.dtype)
+        if output_mask[3] and bias is not None:
+            grad_bias = sum_g.to(bias.dtype)
+        return grad_z, grad_x, grad_weight, grad_bias
