@@ -1,0 +1,30 @@
+"""Module-wise training of networks with transport regularization."""
+
+from . import heads, metrics, models
+from .body import Body
+from .encoder import FrozenEncoder
+from .metrics import EpochRecord, Evaluation, History, mean_interval, paired_interval
+from .network import GreedyModule, GreedyNetwork
+from .split import split
+from .trainer import DivergenceError, Trainer
+from .transport import Multipliers, Transport
+
+__all__ = [
+    "Body",
+    "DivergenceError",
+    "EpochRecord",
+    "Evaluation",
+    "FrozenEncoder",
+    "GreedyModule",
+    "GreedyNetwork",
+    "History",
+    "Multipliers",
+    "Trainer",
+    "Transport",
+    "heads",
+    "mean_interval",
+    "metrics",
+    "models",
+    "paired_interval",
+    "split",
+]

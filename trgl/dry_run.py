@@ -1,0 +1,125 @@
+"""The shapes of a model's features, found by running it on tensors without data."""
+
+from collections.abc import Sequence
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from trgl_kernels import collect_energy
+
+from . import heads
+from .body import Body, Unit
+from .heads import Head, Shape
+
+
+class DryRun:
+    """Runs layers on fake tensors, which have shapes and no data.
+
+    Inside, the model is in evaluation mode; afterwards every layer is as it was.
+    """
+
+    def __init__(self, model: nn.Module, encoder: str | nn.Module | None) -> None:
+        roots = [model, *([encoder] if isinstance(encoder, nn.Module) else [])]
+        self._modes = [(m, m.training) for root in roots for m in root.modules()]
+        weights = [p for root in roots for p in root.parameters() if p.is_floating_point()]
+        self._device = weights[0].device if weights else torch.device("cpu")
+        self._dtype = weights[0].dtype if weights else torch.get_default_dtype()
+        self._fake = FakeTensorMode(allow_non_fake_inputs=True)
+
+    def __enter__(self) -> Self:
+        for module, _ in self._modes:
+            module.training = False
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for module, mode in self._modes:
+            module.training = mode
+
+    def images(self, shape: Sequence[int]) -> Tensor:
+        """Two images, so that a lost batch dimension shows."""
+        with self._fake:
+            return torch.empty(2, *shape, device=self._device, dtype=self._dtype)
+
+    def body(
+        self, blocks: Sequence[Sequence[Unit]], x: Tensor, energy: str, owner: str
+    ) -> tuple[Tensor, Body, int]:
+        """Runs the blocks; returns the output, the body, and how many energies it reports."""
+        entered, entered_version = x, x._version
+        units: list[Unit] = []
+        spans: list[tuple[int, int]] = []
+        count = 0
+        for block in blocks:
+            inputs, version, first = x, x._version, len(units)
+            last = -1
+            with collect_energy() as energies:
+                for name, unit in block:
+                    x = self._unit(name, unit, x, owner)
+                    if x.shape == inputs.shape:
+                        last = len(units)
+                    units.append((name, unit))
+            count += len(energies)
+            weights = any(True for _, unit in units[first : last + 1] for _ in unit.parameters())
+            if energy == "displacement" and not len(energies) and weights:
+                self._check_kept(inputs, version, block[0][0], owner)
+                spans.append((first, last))
+        if energy != "module":
+            return x, Body(units, spans), count + len(spans)
+        if x.shape != entered.shape:
+            raise ValueError(
+                f"energy='module' measures ‖T(x) − x‖² and needs modules that keep their shape, "
+                f"but {owner} maps {tuple(entered.shape[1:])} to {tuple(x.shape[1:])}. Use "
+                f"energy='residue', split the stem off with encoder='stem', or cut elsewhere."
+            )
+        self._check_kept(entered, entered_version, units[0][0], owner)
+        return x, Body(units, [(0, len(units) - 1)]), 1
+
+    def _check_kept(self, x: Tensor, version: int, name: str, owner: str) -> None:
+        if x._version != version:
+            raise ValueError(
+                f"The displacement of {name!r} in {owner} cannot be measured, because the layer "
+                f"changes its input in place. Build it with inplace=False."
+            )
+
+    def _unit(self, name: str, unit: nn.Module, x: Tensor, owner: str) -> Tensor:
+        try:
+            with self._fake, torch.no_grad():
+                y = unit(x)
+        except Exception as error:
+            raise ValueError(
+                f"The shapes of {owner} cannot be inferred: its layer {name!r} "
+                f"({type(unit).__name__}) fails on features {tuple(x.shape[1:])} with: "
+                f"{str(error).strip().splitlines()[0] if str(error).strip() else error!r} Check "
+                f"input_shape, and that the layers fit one another in this order."
+            ) from error
+        if not isinstance(y, Tensor) or y.dim() < 2 or y.shape[0] != x.shape[0]:
+            got = f"shape {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
+            raise ValueError(
+                f"The shapes of {owner} cannot be inferred: every layer must return one tensor "
+                f"[N, *] of the same N, but {name!r} ({type(unit).__name__}) returns {got} for "
+                f"N = {x.shape[0]}. Wrap it in a module that does."
+            )
+        return y
+
+    def head(self, head: Head, shape: Shape, num_classes: int) -> nn.Module:
+        """Builds and checks the head of module 0."""
+        built = heads.build(head, shape, num_classes)
+        self.check_head(built, shape, num_classes, "the encoder")
+        return built
+
+    def check_head(self, head: nn.Module, shape: Shape, num_classes: int, owner: str) -> None:
+        """Puts the head beside its module and holds its logits against num_classes."""
+        head.to(self._device, self._dtype)
+        modes = [(module, module.training) for module in head.modules()]
+        head.eval()
+        try:
+            logits = self._unit("head", head, self.images(shape), f"the head of {owner}")
+        finally:
+            for module, mode in modes:
+                module.training = mode
+        if tuple(logits.shape[1:]) != (num_classes,):
+            raise ValueError(
+                f"A head must give logits [N, {num_classes}], but that of {owner} gives "
+                f"{['N', *logits.shape[1:]]}. Build it for num_classes={num_classes}."
+            )

@@ -1,0 +1,127 @@
+"""Batches on their way from a loader to the device, checked before anything is trained on them."""
+
+from collections.abc import Iterable, Iterator, Sequence, Sized
+
+import torch
+from torch import Tensor
+from torch.utils.data import TensorDataset
+
+Loader = Iterable[Sequence[Tensor]]
+
+
+class Feed:
+    """A loader whose batches arrive on the device.
+
+    Labels that the loader shows (an attribute `labels`, or a `TensorDataset`) are checked at once;
+    others batch by batch during the first epoch, before a batch is used.
+
+    Args:
+        loader: re-iterable of pairs (images [N, C, H, W] float, labels [N] int64).
+        name: of the data set, for errors.
+        input_shape: of one image.
+        num_classes: labels are 0 to num_classes − 1.
+        device: where the batches go.
+        channels_last: give 4-dimensional images that layout.
+
+    Raises:
+        ValueError: the loader is empty, can be iterated only once, or holds images of another shape
+            or type, or labels that are out of range.
+    """
+
+    def __init__(
+        self,
+        loader: Loader,
+        name: str,
+        input_shape: Sequence[int],
+        num_classes: int,
+        device: torch.device,
+        channels_last: bool = False,
+    ) -> None:
+        self.loader = loader
+        self.name = name
+        self.input_shape = tuple(input_shape)
+        self.num_classes = num_classes
+        self.device = device
+        self.format = torch.channels_last if channels_last else torch.preserve_format
+        if not isinstance(loader, Iterable) or isinstance(loader, Iterator):
+            raise ValueError(
+                f"The {name} set must be a loader that every epoch can iterate again, but got "
+                f"{type(loader).__name__}. Pass a DataLoader, trgl.data.Batches or a list of "
+                f"(images, labels) pairs."
+            )
+        if isinstance(loader, Sized) and len(loader) == 0:
+            raise self._empty()
+        labels = _labels_of(loader)
+        self._labels_checked = labels is not None
+        self._checked = False
+        if labels is not None:
+            self._check_labels(labels)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        empty = True
+        for batch in self.loader:
+            if empty or not self._checked:
+                self._check(batch)
+            empty = False
+            images, labels = batch[0], batch[1]
+            yield (
+                images.to(self.device, non_blocking=True, memory_format=self.format),
+                labels.to(self.device, non_blocking=True),
+            )
+        if empty:
+            raise self._empty()
+        self._checked = True
+
+    def _empty(self) -> ValueError:
+        return ValueError(
+            f"The {self.name} set must hold at least one batch, but the loader gave none. Check "
+            f"its size, and drop_last when the set is smaller than a batch."
+        )
+
+    def _check(self, batch: Sequence[Tensor]) -> None:
+        pair = isinstance(batch, Sequence) and len(batch) == 2
+        if not pair or not all(isinstance(item, Tensor) for item in batch):
+            raise ValueError(
+                f"A batch of the {self.name} set must be a pair of tensors, images and labels, but "
+                f"got {type(batch).__name__}. Adapt the loader."
+            )
+        images, labels = batch
+        if images.dim() == 0 or tuple(images.shape[1:]) != self.input_shape:
+            raise ValueError(
+                f"The network was split for images [N, {', '.join(map(str, self.input_shape))}], "
+                f"but the {self.name} set has {list(images.shape)}. Split with the input_shape of "
+                f"these images, or resize them."
+            )
+        if not images.is_floating_point():
+            raise ValueError(
+                f"Images must be floating-point numbers, but the {self.name} set has "
+                f"{images.dtype}. Convert and normalize them, as trgl.data.Batches does."
+            )
+        if labels.dim() == 0 or labels.shape[0] != images.shape[0]:
+            raise ValueError(
+                f"Every image needs a label, but a batch of the {self.name} set has "
+                f"{images.shape[0]} images and labels {list(labels.shape)}."
+            )
+        if not self._labels_checked:
+            self._check_labels(labels)
+
+    def _check_labels(self, labels: Tensor) -> None:
+        if labels.numel() == 0:
+            raise self._empty()
+        if labels.is_floating_point():
+            return  # soft labels
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= self.num_classes:
+            raise ValueError(
+                f"Labels must be whole numbers from 0 to {self.num_classes - 1}, but the "
+                f"{self.name} set has labels from {low} to {high}. Renumber them, or split with "
+                f"num_classes={high + 1}."
+            )
+
+
+def _labels_of(loader: object) -> Tensor | None:
+    labels = getattr(loader, "labels", None)
+    if isinstance(labels, Tensor):
+        return labels
+    dataset = getattr(loader, "dataset", None)
+    return dataset.tensors[-1] if isinstance(dataset, TensorDataset) else None

@@ -1,0 +1,114 @@
+"""Networks whose blocks are all alike: the 20-1 networks and the wide K-M ResNets."""
+
+from collections import OrderedDict
+
+from torch import nn
+
+from trgl_kernels import RegularizedBasicBlock, RegularizedPreActBlock
+
+BLOCKS = ("pre-activation", "post-activation")
+
+
+def chain(
+    blocks: int = 20,
+    filters: int = 32,
+    in_channels: int = 1,
+    *,
+    kernel_size: int = 5,
+    stride: int = 2,
+    block: str = "pre-activation",
+) -> nn.Sequential:
+    """An encoder and blocks that all keep its shape: the 20-1 networks, with 20 modules of one.
+
+    x_0 = ReLU(BN(conv(image))),  x_m = x_{m−1} + r_m(x_{m−1})
+
+    Images [N, in_channels, H, W] become features [N, filters, ⌈H/stride⌉, ⌈W/stride⌉].
+
+    Args:
+        blocks: ≥ 1.
+        filters: C ≥ 1.
+        in_channels: of the images.
+        kernel_size: of the encoder's convolution, odd. MNIST: 5 with stride 2; digits: 3 with 1.
+        stride: of the encoder's convolution, ≥ 1.
+        block: "pre-activation" (the papers': no BN after r, no ReLU after the sum, no BN and ReLU
+            at the start of the first block), or "post-activation" (y = ReLU(x + r)).
+
+    Raises:
+        ValueError: a number out of range, or another kind of block.
+
+    Source: TRGL (Karkar et al., NeurIPS 2023), table 13; block-wise training, AAAI workshop 2022,
+    table 8. The published encoder was pretrained and had two convolutions.
+    """
+    _check(blocks=blocks, filters=filters, in_channels=in_channels, stride=stride)
+    return nn.Sequential(
+        OrderedDict(
+            encoder=_encoder(in_channels, filters, kernel_size, stride),
+            blocks=_stage(blocks, filters, block),
+        )
+    )
+
+
+def wide_resnet(
+    blocks: int,
+    filters: int = 256,
+    in_channels: int = 3,
+    *,
+    kernel_size: int = 5,
+    stride: int = 2,
+) -> nn.Sequential:
+    """The wide K-M ResNet: K·M pre-activation blocks, half of them at half the size.
+
+    At the midpoint a bare 1×1 convolution of stride 2 doubles the filters; it belongs to the block
+    that follows and is not penalized. Split it with `modules=K, encoder="stem"`.
+
+    Args:
+        blocks: K·M ≥ 2; the first ⌊K·M/2⌋ have `filters`, the others twice as many.
+        filters: C ≥ 1.
+        in_channels: of the images.
+        kernel_size: of the encoder's convolution, odd.
+        stride: of the encoder's convolution, ≥ 1: the image's side divided by 16 for the papers'.
+
+    Raises:
+        ValueError: a number out of range.
+
+    Source: TRGL (Karkar et al., NeurIPS 2023), tables 9 to 12; block-wise training, AAAI workshop
+    2022, section "Experiments".
+    """
+    _check(blocks=blocks, filters=filters, in_channels=in_channels, stride=stride)
+    if blocks < 2:
+        raise ValueError(f"A wide ResNet has at least 2 blocks, but got {blocks}.")
+    half = blocks // 2
+    return nn.Sequential(
+        OrderedDict(
+            encoder=_encoder(in_channels, filters, kernel_size, stride),
+            stage1=_stage(half, filters, "pre-activation"),
+            down=nn.Conv2d(filters, 2 * filters, 1, stride=2, bias=False),
+            stage2=_stage(blocks - half, 2 * filters, "pre-activation"),
+        )
+    )
+
+
+def _check(**numbers: int) -> None:
+    for name, number in numbers.items():
+        if not isinstance(number, int) or number < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, but got {number!r}.")
+
+
+def _encoder(in_channels: int, filters: int, kernel_size: int, stride: int) -> nn.Sequential:
+    if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
+        raise ValueError(f"kernel_size must be odd and positive, but got {kernel_size!r}.")
+    return nn.Sequential(
+        nn.Conv2d(in_channels, filters, kernel_size, stride, kernel_size // 2, bias=False),
+        nn.BatchNorm2d(filters),
+        nn.ReLU(),
+    )
+
+
+def _stage(blocks: int, filters: int, block: str) -> nn.Sequential:
+    if block == "pre-activation":
+        return nn.Sequential(
+            *(RegularizedPreActBlock(filters, filters, first=m == 0) for m in range(blocks))
+        )
+    if block == "post-activation":
+        return nn.Sequential(*(RegularizedBasicBlock(filters, filters) for _ in range(blocks)))
+    raise ValueError(f"block must be one of {', '.join(BLOCKS)}, but got {block!r}.")

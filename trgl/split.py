@@ -1,0 +1,228 @@
+"""A model into modules."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from itertools import pairwise
+
+import torch
+from torch import nn
+
+from trgl_kernels import regularize
+
+from . import heads
+from .body import Body, Unit
+from .dry_run import DryRun
+from .encoder import FrozenEncoder
+from .heads import Head
+from .layout import layout_of
+from .network import GreedyModule, GreedyNetwork
+
+ENERGIES = ("residue", "displacement", "module")
+
+
+def split(
+    model: nn.Module,
+    modules: int,
+    input_shape: Sequence[int],
+    num_classes: int,
+    head: Head | Sequence[Head] = "conv",
+    balance: str | Sequence[int] = "depth",
+    *,
+    energy: str = "residue",
+    encoder: str | nn.Module | None = None,
+    freeze_encoder: bool = False,
+    shared_head: bool = False,
+    freeze_head: bool = False,
+    seed: int | None = None,
+) -> GreedyNetwork:
+    """Splits a model into K modules with a head each, ready for module-wise training.
+
+    The layers are taken over, not copied, and known residual blocks are swapped for regularized
+    ones; state_dict keys stay. The model's own classifier is dropped. Sizes of heads come from a
+    dry run that computes nothing.
+
+    Args:
+        model: a torchvision ResNet, ResNeXt or WideResNet, one of `trgl.models`, or any
+            `nn.Sequential` (without its classifier). In a Sequential a block is a layer that has
+            layers inside, such as a residual block; plain layers in front belong to it. Where there
+            are only plain layers, a block is a nested Sequential, or a layer with weights and the
+            norms, activations and poolings after it.
+        modules: K, from 1 to the number of blocks.
+        input_shape: of one image, such as (C, H, W).
+        num_classes: ≥ 1.
+        head: "conv", "linear", "mlp", "pool-linear", a callable (shape, num_classes) ->
+            nn.Module, or a list of one per module (module 0 first where an encoder trains).
+        balance: "depth" gives every module the same number of blocks, the first ones one more where
+            it does not come out even; or a list of the blocks per module.
+        energy: "residue", ‖r‖² of every residual block; "displacement", ‖y − shortcut(x)‖² after
+            the activation, of every block that keeps its shape or has a shortcut; "module",
+            ‖T_k(x) − x‖² of the module as a whole.
+        encoder: "stem" splits off what stands in front of the first block as module 0; an
+            `nn.Module` takes the stem's place; None leaves the stem to module 1.
+        freeze_encoder: the encoder does not move and has no head. Otherwise it is trained as module
+            0 with its own head. It is never penalized.
+        shared_head: all K modules use one head.
+        freeze_head: the heads stay as they are, in evaluation mode.
+        seed: of the initialization of the heads; None takes PyTorch's global generator.
+
+    Returns:
+        The network; its parameters are those of `model`, on their device.
+
+    Raises:
+        ValueError: K is larger than the number of blocks or disagrees with `balance`; a layer that
+            cannot run on `input_shape`; a head that does not fit; with energy="module" a module
+            that does not keep its shape; another wrong argument.
+
+    Source: TRGL (Karkar et al., NeurIPS 2023), section 3; energy="module" is equation 2.
+    """
+    _check(model, modules, input_shape, num_classes, energy, encoder, freeze_encoder)
+    layout = layout_of(model)
+    counts = _counts(balance, modules, len(layout.blocks))
+    _regularize(model, energy)
+
+    stem = [(name, model.get_submodule(name)) for name in layout.stem]
+    if isinstance(encoder, nn.Module):
+        stem = [("encoder", encoder)]
+    elif encoder == "stem" and not stem:
+        raise ValueError(
+            "encoder='stem' needs layers in front of the first block, but the model has none. Pass "
+            "the encoder as a module: encoder=nn.Sequential(...)."
+        )
+    blocks = [[(name, model.get_submodule(name)) for name in block] for block in layout.blocks]
+    if encoder is None and stem:
+        blocks[0] = stem + blocks[0]
+    _check_names([*stem, *(unit for block in blocks for unit in block)])
+    starts = [sum(counts[:k]) for k in range(modules + 1)]
+    groups = [blocks[a:b] for a, b in pairwise(starts)]
+
+    with DryRun(model, encoder) as run:
+        x = run.images(input_shape)
+        front: Body | None = None
+        if encoder is not None:
+            x, front, _ = run.body([stem], x, "residue", "the encoder")
+        front_shape = tuple(x.shape[1:])
+        bodies, shapes, terms = [], [], []
+        for number, group in enumerate(groups, 1):
+            x, body, count = run.body(group, x, energy, f"module {number}")
+            bodies.append(body)
+            shapes.append(tuple(x.shape[1:]))
+            terms.append(count)
+
+        trains = front is not None and not freeze_encoder
+        with _seeded(seed):
+            own, rest = _head_lists(head, modules, trains)
+            front_head = run.head(own, front_shape, num_classes) if trains else None
+            built = heads.build_all(rest, shapes, num_classes, shared_head)
+        for number, (one, shape) in enumerate(zip(built, shapes, strict=True), 1):
+            run.check_head(one, shape, num_classes, f"module {number}")
+
+    module_zero: GreedyModule | FrozenEncoder | None = None
+    if front is not None:
+        module_zero = (
+            FrozenEncoder(front.named_units())
+            if front_head is None
+            else GreedyModule(front, front_head, freeze_head=freeze_head)
+        )
+    return GreedyNetwork(
+        [
+            GreedyModule(body, one, freeze_head=freeze_head, energy_terms=count)
+            for body, one, count in zip(bodies, built, terms, strict=True)
+        ],
+        module_zero,
+        input_shape=input_shape,
+        num_classes=num_classes,
+    )
+
+
+def _check(
+    model: nn.Module,
+    modules: int,
+    input_shape: Sequence[int],
+    num_classes: int,
+    energy: str,
+    encoder: str | nn.Module | None,
+    freeze_encoder: bool,
+) -> None:
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"split takes an nn.Module, but got {type(model).__name__}.")
+    for name, value in (("modules", modules), ("num_classes", num_classes)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, but got {value!r}.")
+    if not all(isinstance(size, int) and size > 0 for size in input_shape) or not input_shape:
+        raise ValueError(
+            f"input_shape is that of one image without the batch, such as (3, 32, 32), but got "
+            f"{input_shape!r}."
+        )
+    if energy not in ENERGIES:
+        raise ValueError(f"energy must be one of {', '.join(ENERGIES)}, but got {energy!r}.")
+    if not (encoder is None or encoder == "stem" or isinstance(encoder, nn.Module)):
+        raise ValueError(f"encoder must be None, 'stem' or an nn.Module, but got {encoder!r}.")
+    if freeze_encoder and encoder is None:
+        raise ValueError(
+            "freeze_encoder=True needs an encoder, but none is split off. Add encoder='stem', or "
+            "pass a module."
+        )
+
+
+def _counts(balance: str | Sequence[int], modules: int, blocks: int) -> list[int]:
+    """Blocks per module."""
+    if modules > blocks:
+        raise ValueError(
+            f"A module needs at least one block: the model has {blocks} blocks, but {modules} "
+            f"modules were asked for. Use modules={blocks} or fewer."
+        )
+    if isinstance(balance, str):
+        if balance != "depth":
+            raise ValueError(
+                f"balance must be 'depth' or a list of the blocks per module, but got {balance!r}."
+            )
+        even, odd = divmod(blocks, modules)
+        return [even + (k < odd) for k in range(modules)]
+    counts = list(balance)
+    if len(counts) != modules or sum(counts) != blocks or min(counts) < 1:
+        raise ValueError(
+            f"balance must list at least one block for each of {modules} modules, {blocks} blocks "
+            f"in all, but got {counts} with {sum(counts)} blocks. Use balance='depth' or other "
+            f"numbers."
+        )
+    return counts
+
+
+def _regularize(model: nn.Module, energy: str) -> None:
+    try:
+        regularize(model, energy="residue" if energy == "module" else energy)
+    except ValueError:
+        return  # no block that is known: the model is taken as it is
+
+
+def _check_names(units: Sequence[Unit]) -> None:
+    for name, _ in units:
+        if name.split(".")[0] == "head":
+            raise ValueError(
+                f"The name 'head' is kept for the modules' heads, but the model has a layer "
+                f"{name!r}. Leave the model's classifier out, or rename the layer."
+            )
+
+
+def _head_lists(
+    head: Head | Sequence[Head], modules: int, trains: bool
+) -> tuple[Head, Head | Sequence[Head]]:
+    """The head of module 0 and those of the others."""
+    if isinstance(head, str) or not isinstance(head, Sequence):
+        return head, head
+    if not trains:
+        return "linear", head
+    if len(head) != modules + 1:
+        raise ValueError(
+            f"With an encoder that trains, a list of heads needs {modules + 1} entries, module 0 "
+            f"first, but got {len(head)}."
+        )
+    return head[0], list(head[1:])
+
+
+@contextmanager
+def _seeded(seed: int | None) -> Iterator[None]:
+    with nullcontext() if seed is None else torch.random.fork_rng(devices=[]):
+        if seed is not None:
+            torch.default_generator.manual_seed(seed)
+        yield

@@ -1,0 +1,201 @@
+"""One module, one batch."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
+
+from trgl_kernels import collect_energy
+
+from .network import GreedyModule
+from .transport import Weights
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
+
+
+class Meter:
+    """Sums over an epoch, kept on the device until they are shown.
+
+    Args:
+        device: of the module.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        exact = torch.float32 if device.type == "mps" else torch.float64
+        self.sums = torch.zeros(3, device=device, dtype=exact)  # criterion, cost, correct
+        self._criterion, self._cost, self._correct = self.sums.unbind()
+        self.samples = 0
+
+    def reset(self) -> None:
+        """Begins an epoch."""
+        self.sums.zero_()
+        self.samples = 0
+
+    def add(
+        self,
+        criterion: Tensor,  # []
+        cost: Tensor | None,  # []
+        logits: Tensor,  # [N, classes]
+        labels: Tensor,  # [N], or [N, classes] for soft ones
+    ) -> None:
+        """Adds a batch; reads nothing back."""
+        count = labels.shape[0]
+        self.samples += count
+        self._criterion.add_(criterion.detach(), alpha=count)
+        if cost is not None:
+            self._cost.add_(cost.detach(), alpha=count)
+        classes = labels if labels.dim() == 1 else labels.argmax(1)
+        self._correct.add_((logits.detach().argmax(1) == classes).sum())
+
+
+class LocalStep:
+    """The training of one module: call it with a batch, and it hands on the detached features.
+
+    L_k = criterion(F_k(T_k(x)), labels) + C_k · weight,  C_k = mean_i Σ_m e_{m,i} / z_m
+
+    Args:
+        number: k; 0 is an encoder that trains.
+        module: gives (features, logits); its mode is the caller's business.
+        criterion: (logits, labels) -> 0-dim tensor.
+        optimizers: of the module's own parameters, and that of a head shared with other modules.
+        device: of the module.
+        weights: turn criterion and cost into the objective; None leaves out the penalty, and then
+            no energy is computed.
+        place: which of the weights is this module's, from 1.
+        reduction: of the energies, "mean" or "sum".
+        p: exponent of the energies.
+        forward: what to call instead of the module, such as a compiled one.
+        autocast: bfloat16, float16 with loss scaling, or None.
+        clip_norm: maximal norm of the module's gradient, its head's included.
+        accumulate: batches per optimizer step, whose gradients are averaged.
+        shared: parameters of the shared head, whose gradients no other module may see.
+
+    Source: TRGL (Karkar et al., NeurIPS 2023), equation 10 and algorithm in section 3.2.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        module: GreedyModule,
+        criterion: Criterion,
+        optimizers: Sequence[Optimizer],
+        device: torch.device,
+        *,
+        weights: Weights | None = None,
+        place: int = 0,
+        reduction: str = "mean",
+        p: float = 2.0,
+        forward: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
+        autocast: torch.dtype | None = None,
+        clip_norm: float | None = None,
+        accumulate: int = 1,
+        shared: Sequence[nn.Parameter] = (),
+    ) -> None:
+        self.number = number
+        self.module = module
+        self.criterion = criterion
+        self.optimizers = list(optimizers)
+        self.meter = Meter(device)
+        self.weights = weights
+        self.place = place
+        self.reduction = reduction
+        self.p = p
+        self.forward = module if forward is None else forward
+        self.clip_norm = clip_norm
+        self.accumulate = accumulate
+        self.scaler = torch.amp.GradScaler(device.type) if autocast is torch.float16 else None
+        self._device_type = device.type
+        self._autocast = autocast
+        self._parameters = [p for o in self.optimizers for g in o.param_groups for p in g["params"]]
+        self._pending = 0
+        self._shared = list(shared) if accumulate > 1 else []
+        self._held: list[Tensor | None] = [None] * len(self._shared)
+
+    def __call__(
+        self,
+        x: Tensor,  # [N, *]
+        labels: Tensor,  # [N]
+    ) -> Tensor:  # [N, *]
+        """Trains the module on one batch; returns its features for the next one, detached."""
+        first = self._pending == 0
+        cost: Tensor | None = None
+        with self.precision():
+            if self.weights is None:
+                features, logits = self.forward(x)
+            else:
+                with collect_energy(self.p) as energies:
+                    features, logits = self.forward(x)
+                cost = energies.total(self.reduction)
+            criterion = self.criterion(logits, labels)
+        if criterion.dim() != 0:
+            raise ValueError(
+                f"A criterion must return a 0-dimensional tensor, but that of module {self.number} "
+                f"returned shape {list(criterion.shape)}. Use reduction='mean'."
+            )
+        objective = criterion
+        if self.weights is not None and cost is not None:
+            objective = self.weights.objective(self.place, criterion, cost, first)
+
+        self._take_held()
+        (objective if self.scaler is None else self.scaler.scale(objective)).backward()
+        self._pending += 1
+        if self._pending == self.accumulate:
+            self.update()
+        else:
+            self._hold()
+
+        self.meter.add(criterion, cost, logits, labels)
+        return features.detach()
+
+    def update(self) -> None:
+        """The optimizer step on the gradients of the batches since the last one, if any."""
+        batches, self._pending = self._pending, 0
+        if batches == 0:
+            return
+        self._take_held()
+        if self.scaler is not None:
+            for optimizer in self.optimizers:
+                self.scaler.unscale_(optimizer)
+        if batches > 1:
+            torch._foreach_div_([p.grad for p in self._parameters if p.grad is not None], batches)
+        if self.clip_norm is not None:
+            clip_grad_norm_(self._parameters, self.clip_norm)
+        for optimizer in self.optimizers:
+            if self.scaler is None:
+                optimizer.step()
+            else:
+                self.scaler.step(optimizer)
+        if self.scaler is not None:
+            self.scaler.update()
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+
+    @torch.no_grad()
+    def skip(
+        self,
+        x: Tensor,  # [N, *]
+    ) -> Tensor:  # [N, *]
+        """Runs the body only, for a module that does not train in this epoch."""
+        with self.precision():
+            features: Tensor = self.module.body(x)
+        return features
+
+    def precision(self) -> AbstractContextManager[object]:
+        """Autocast, where it is asked for."""
+        if self._autocast is None:
+            return nullcontext()
+        return torch.autocast(self._device_type, self._autocast)
+
+    def _take_held(self) -> None:
+        """Gives the shared head this module's gradients back."""
+        for position, parameter in enumerate(self._shared):
+            if self._held[position] is not None:
+                parameter.grad, self._held[position] = self._held[position], None
+
+    def _hold(self) -> None:
+        """Takes this module's gradients off the shared head until the module goes on."""
+        for position, parameter in enumerate(self._shared):
+            self._held[position], parameter.grad = parameter.grad, None
