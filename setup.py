@@ -21,7 +21,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
-FLAGS = ["-std=c++20", "-O3", "-g0", "-fvisibility=hidden"]
+FLAGS = ["-std=c++20", "-O3", "-g0", "-fvisibility=hidden", "-Wno-psabi"]
 OLDEST_TORCH = (2, 11)
 COMPILERS = ("c++", "g++", "clang++")
 

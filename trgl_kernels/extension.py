@@ -86,13 +86,13 @@ def load() -> ExtensionStatus:
     try:
         build: dict[str, Any] = json.loads(FACTS.read_text())
     except (OSError, ValueError):
-        return _absent(f"it was never built for this copy of trgl_kernels ({FACTS.parent})")
+        return _absent(f"never built for this copy of trgl_kernels ({FACTS.parent})")
     if build["reason"]:
         first = f"{build['remedy']}, then: " if build["remedy"] else ""
-        return _absent(f"it was not built: {build['reason']}", first + _rebuild())
+        return _absent(f"not built: {build['reason']}", first + _rebuild())
     if build["torch"] != torch.__version__:
         return _absent(
-            f"it was built for torch {build['torch']}, and torch {torch.__version__} is installed",
+            f"built for torch {build['torch']}, and torch {torch.__version__} is installed",
             build=build,
         )
     if not LIBRARY.exists():
@@ -100,7 +100,7 @@ def load() -> ExtensionStatus:
     try:
         torch.ops.load_library(str(LIBRARY))
     except (OSError, RuntimeError) as error:
-        return _absent(f"it could not be loaded: {error}", build=build)
+        return _absent(f"could not be loaded: {error}", build=build)
     return ExtensionStatus(True, None, None, build)
 
 
@@ -109,7 +109,7 @@ def notice() -> str | None:
     status = load()
     if status.loaded:
         return None
-    return f"compiled engine not in use: {status.reason}. Remedy: {status.remedy}"
+    return f"compiled engine not in use ({status.reason}). Remedy: {status.remedy}"
 
 
 def _version(distribution: str) -> str | None:
