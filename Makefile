@@ -17,7 +17,7 @@ PYTEST := $(BIN)/python -m pytest
 .PHONY: demo test check bench build format clean
 
 demo: $(VENV)/built
-	$(BIN)/trgl compare digits-20x1 --seeds 3
+	$(BIN)/trgl compare digits-20x1
 
 test: check
 	$(PYTEST)

@@ -28,6 +28,8 @@ import torch  # noqa: E402
 import trgl_kernels  # noqa: E402
 
 if ENGINE == "triton":
+    import trgl_kernels.cuda
+
     trgl_kernels.cuda.register("CPU")
 
 
