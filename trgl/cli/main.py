@@ -1,0 +1,127 @@
+"""Commands, exit codes and messages: a user's mistake is one paragraph, never a traceback."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+import textwrap
+import traceback
+from collections.abc import Iterator, Sequence
+from typing import NoReturn
+
+DONE, FAILED, WRONG_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+
+_EPILOG = """\
+exit codes: 0 done, 1 failed, 2 wrong input, 130 interrupted (Ctrl-C), 143 terminated
+"""
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaint is one paragraph instead of a list of all options."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and where help is, and leave with the code of wrong input."""
+        complain(f"{self.prog}: {message}. See {self.prog} --help.")
+        self.exit(WRONG_INPUT)
+
+
+def complain(message: str) -> None:
+    """One paragraph on stderr, as wide as the terminal, at most 100 columns."""
+    with contextlib.suppress(OSError):
+        width = os.get_terminal_size(sys.stderr.fileno()).columns if sys.stderr.isatty() else 0
+        paragraph = " ".join(message.split())
+        if width:
+            paragraph = textwrap.fill(
+                paragraph, min(width, 100), break_long_words=False, break_on_hyphens=False
+            )
+        print(paragraph, file=sys.stderr, flush=True)
+
+
+def build_parser(arguments: Sequence[str]) -> Parser:
+    """The parser of all commands.
+
+    Args:
+        arguments: what will be parsed; a recipe's name in it makes ``--help`` show its values.
+    """
+    from trgl.cli import compare, info, recipes, train
+
+    parser = Parser(
+        prog="trgl",
+        description="Train residual networks module by module, with transport regularization.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--traceback",
+        action="store_true",
+        help="print the traceback of an error, for a report to the authors",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for command in (train, compare, recipes, info):
+        command.add(commands, arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: without the program's name; None takes those of the process.
+
+    Returns:
+        The exit code.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    wants_traceback = "--traceback" in given
+    try:
+        with _sigterm_raises():
+            options = build_parser(given).parse_args(given)
+            code: int = options.run(options)
+            sys.stdout.flush()
+            return code
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else FAILED
+    except BrokenPipeError:
+        # Whoever read our output is gone (a pager, head): nobody to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except KeyboardInterrupt:
+        complain("trgl: interrupted.")
+        return INTERRUPTED
+    except Terminated:
+        complain("trgl: terminated.")
+        return TERMINATED
+    except Exception as error:
+        if wants_traceback:
+            traceback.print_exc()
+        if isinstance(error, ValueError):
+            complain(f"trgl: {error}")
+            return WRONG_INPUT
+        kind = "" if isinstance(error, (OSError, RuntimeError)) else f"{type(error).__name__}: "
+        hint = "" if wants_traceback else " (trgl --traceback ... shows where it happened.)"
+        complain(f"trgl: failed: {kind}{error}{hint}")
+        return FAILED
+
+
+@contextlib.contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    def leave(number: int, frame: object) -> None:
+        raise Terminated
+
+    try:
+        before = signal.signal(signal.SIGTERM, leave)
+    except ValueError:  # not the main thread: signals are somebody else's
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

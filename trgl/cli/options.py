@@ -1,0 +1,181 @@
+"""Options made from the fields of a recipe, and those that every run has."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trgl import recipes
+from trgl.data import ImageData, load
+from trgl.recipes import Recipe
+from trgl.recipes.recipe import options as recipe_options
+
+_GROUPS = {
+    "dataset": "data",
+    "network": "network",
+    "regime": "training",
+    "tau": "transport penalty",
+    "evaluate_every": "running",
+}
+
+
+def add_recipe_options(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
+    """Add the recipe's name and one option per field.
+
+    Args:
+        parser: of a command.
+        arguments: those of the process; a known recipe's name in them puts its values into the
+            help texts.
+    """
+    parser.add_argument(
+        "recipe",
+        metavar="RECIPE",
+        help=f"one of {', '.join(recipes.names())}; its values are the defaults of the options",
+    )
+    named = next((word for word in arguments if word in recipes.NAMES), None)
+    recipe = recipes.find(named) if named else None
+    group: Any = parser
+    for field in recipe_options():
+        if field.name in _GROUPS:
+            group = parser.add_argument_group(_GROUPS[field.name])
+        _add_field(group, field, recipe)
+
+
+def _add_field(group: Any, field: dataclasses.Field[Any], recipe: Recipe | None) -> None:
+    metadata = field.metadata
+    kind = str(field.type)
+    help_text = metadata["help"]
+    if metadata["unit"]:
+        help_text += f", in {metadata['unit']}"
+    if recipe is None:
+        help_text += " (default: the recipe's)"
+    else:
+        help_text += f" (default: {show(getattr(recipe, field.name))})"
+    flag = "--" + field.name.replace("_", "-")
+    keywords: dict[str, Any] = {
+        "dest": f"field_{field.name}",
+        "default": None,
+        "help": help_text.replace("%", "%%"),
+    }
+    if kind == "bool":
+        group.add_argument(flag, action=argparse.BooleanOptionalAction, **keywords)
+        return
+    if metadata["choices"]:
+        keywords |= {"choices": metadata["choices"], "metavar": "|".join(metadata["choices"])}
+    else:
+        keywords |= {"type": _reader(kind), "metavar": "N" if kind.startswith("int") else "X"}
+        if kind.startswith("tuple"):
+            keywords["metavar"] = "N,N,..." if "int" in kind else "X,X,..."
+    group.add_argument(flag, **keywords)
+
+
+def show(value: Any) -> str:
+    """A field's value as one would type it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (tuple, list)):
+        return ",".join(map(show, value)) or "nothing"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _reader(kind: str) -> Callable[[str], Any]:
+    item = int if "int" in kind else float
+    words = "a whole number" if item is int else "a number"
+
+    def read(text: str) -> Any:
+        try:
+            if not kind.startswith("tuple"):
+                return item(text)
+            return tuple(item(part) for part in text.split(",") if part.strip())
+        except ValueError:
+            several = f"{words} or several separated by commas"
+            wanted = several if kind.startswith("tuple") else words
+            raise argparse.ArgumentTypeError(f"{wanted} expected, received {text!r}") from None
+
+    return read
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Add what every run has: places, device, output."""
+    group = parser.add_argument_group("places and output")
+    group.add_argument(
+        "--data",
+        metavar="DIR|FILE.npz",
+        help="the directory that holds the data set, which is only read; or a file with x_train, "
+        "y_train, x_test, y_test (images uint8 [N,H,W,C] or [N,H,W], labels int64)",
+    )
+    group.add_argument(
+        "--download", action="store_true", help="fetch a missing data set into --data"
+    )
+    group.add_argument(
+        "--out",
+        metavar="DIR",
+        type=Path,
+        help="the run directory (default: a new numbered one in runs/)",
+    )
+    group.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace the files of the earlier run that is in --out",
+    )
+    group.add_argument(
+        "--device", default="cpu", metavar="cpu|cuda", help="where to compute (default: cpu)"
+    )
+    group.add_argument("--quiet", action="store_true", help="no progress on stderr")
+
+
+def chosen_recipe(options: argparse.Namespace) -> Recipe:
+    """The recipe of the command line with its overrides.
+
+    Raises:
+        ValueError: an unknown recipe, or values that it cannot have.
+    """
+    recipe = recipes.find(options.recipe)
+    changes = {
+        field.name: getattr(options, f"field_{field.name}")
+        for field in recipe_options()
+        if getattr(options, f"field_{field.name}") is not None
+    }
+    return recipe.override(changes, "command line")
+
+
+def chosen_images(options: argparse.Namespace, recipe: Recipe) -> ImageData:
+    """The data set of the command line.
+
+    Raises:
+        ValueError: it is not there, or damaged.
+    """
+    command = f"trgl {options.command} {options.recipe}"
+    return load(recipe.dataset, options.data, options.download, command=command)
+
+
+def chosen_device(options: argparse.Namespace) -> str:
+    """The device, checked to be there.
+
+    Raises:
+        ValueError: no such device.
+    """
+    try:
+        device = torch.device(options.device)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"--device must name a device of this machine, received {options.device!r} ({reason}); "
+            "use cpu, or see trgl info."
+        ) from error
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"--device must be cpu or cuda, received {options.device!r}.")
+    return str(device)
+
+
+def seed_number(text: str) -> int:
+    """A seed: a whole number from 0 on."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"a whole number from 0 on expected, received {text!r}")
+    return int(text)

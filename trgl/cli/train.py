@@ -1,0 +1,113 @@
+"""``trgl train``: one run of a recipe."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from trgl.cli.options import (
+    add_recipe_options,
+    add_run_options,
+    chosen_device,
+    chosen_images,
+    chosen_recipe,
+    seed_number,
+)
+from trgl.cli.progress import Display
+from trgl.prepare import Task, prepare
+from trgl.recipes import METHODS
+from trgl.report.tables import percent
+from trgl.rundir import PICTURE, RunDirectory
+from trgl.workers import run_in, threads_per_run
+
+
+def add(commands: Any, arguments: Sequence[str]) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "train",
+        help="train one network",
+        description="Train one network by a recipe. The run directory gets config.json, "
+        "metrics.jsonl (one object per epoch and module), summary.json and accuracy_by_depth.png.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--method",
+        choices=list(METHODS),
+        default="transport",
+        metavar="|".join(METHODS),
+        help="; ".join(f"{name}: {text}" for name, text in METHODS.items())
+        + " (default: transport)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=seed_number,
+        default=0,
+        metavar="N",
+        help="of training images, initial weights, order and crops (default: 0)",
+    )
+    add_run_options(parser)
+    add_recipe_options(parser, arguments)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train one network."""
+    recipe = chosen_recipe(options)
+    device = chosen_device(options)
+    images = chosen_images(options, recipe)
+    threads = threads_per_run(recipe.threads, 1)
+    task = Task(recipe, options.method, options.seed, device, threads, options.data)
+    prepared = prepare(task, images)
+    display = Display(1, options.quiet)
+    with open_directory(options, recipe.name) as directory:
+        try:
+            summary = run_in(prepared, directory, display.update)
+        finally:
+            display.clear()
+        path = directory.path
+    accuracy = summary["accuracy"]
+    sizes = summary["images"]
+    print(
+        f"{recipe.name}, {task.method}, seed {task.seed}: {images.name}, {sizes['train']:,} "
+        f"training and {sizes['test']:,} test images, {summary['seconds']:.0f} s"
+    )
+    depths = accuracy["by_depth"]
+    if len(depths) > 1:
+        print(f"test accuracy, first module: {percent(depths[min(depths, key=int)])}")
+    print(f"test accuracy, last module:  {percent(accuracy['last_module_last_epoch'])}")
+    if accuracy["best_module_by_validation"]:
+        best = accuracy["best_module_by_validation"]
+        print(
+            f"test accuracy of module {best['module']}, the best on the validation images: "
+            f"{percent(best['accuracy'])}"
+        )
+    print(f"run directory: {path}")
+    print(f"picture:       {path / PICTURE}")
+    return 0
+
+
+@contextmanager
+def open_directory(options: argparse.Namespace, name: str) -> Iterator[RunDirectory]:
+    """The run directory of the command line, or a new numbered one in ``runs``.
+
+    Where the run ends early, a line on stderr says what is left of it.
+
+    Raises:
+        ValueError: the directory is taken.
+    """
+    if options.out is not None:
+        directory = RunDirectory.create(options.out, options.overwrite)
+    elif options.overwrite:
+        raise ValueError("--overwrite needs --out, which says what may be replaced.")
+    else:
+        directory = RunDirectory.numbered(Path("runs"), name)
+    try:
+        with directory:
+            yield directory
+    except BaseException:
+        print(f"What was measured until now is in {directory.path}", file=sys.stderr, flush=True)
+        raise

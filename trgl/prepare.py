@@ -1,0 +1,202 @@
+"""A recipe, a method and a seed become loaders, a network and a trainer that fit each other."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from trgl.build import build_network
+from trgl.data import Batches, ImageData, channel_statistics, hold_out, subset
+from trgl.network import GreedyNetwork
+from trgl.recipes import Recipe
+from trgl.trainer import Trainer
+from trgl.transport import Multipliers, Transport
+
+_EVALUATION_BATCH = 500
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one run is asked to do.
+
+    Attributes:
+        recipe: the configuration.
+        method: a key of ``trgl.recipes.METHODS``.
+        seed: of subset, initialization, order and augmentation; not negative.
+        device: e.g. ``cpu`` or ``cuda``.
+        threads: CPU threads, at least 1.
+        data: where the images were read from, for the record.
+    """
+
+    recipe: Recipe
+    method: str
+    seed: int
+    device: str = "cpu"
+    threads: int = 1
+    data: str | None = None
+
+    @property
+    def label(self) -> str:
+        """Method and seed, as a name for a directory or a line of progress."""
+        return f"{self.method}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Loaders:
+    """The batches of a run; all are normalized by the training part's statistics.
+
+    Attributes:
+        train: shuffled and augmented.
+        plain: the training images as they are, for the statistics of a frozen encoder.
+        test: the full test set.
+        validation: held out from the training subset, or None.
+    """
+
+    train: Batches
+    plain: Batches
+    test: Batches
+    validation: Batches | None
+    sizes: dict[str, int] = field(default_factory=dict)
+
+
+def make_loaders(recipe: Recipe, images: ImageData, seed: int, device: str = "cpu") -> Loaders:
+    """Draw the training subset and the validation part, and make batches of them.
+
+    Raises:
+        ValueError: a subset that the data set cannot give.
+    """
+    size = recipe.train_size or len(images.y_train)
+    try:
+        chosen = subset(images.y_train, size, seed)
+        held = None
+        if recipe.validation_size:
+            kept, held = hold_out(images.y_train[chosen], recipe.validation_size, seed)
+            chosen, held = chosen[kept], chosen[held]
+    except ValueError as error:
+        raise ValueError(f"{images.name}, --train-size {recipe.train_size}: {error}") from error
+    x, y = images.x_train[chosen], images.y_train[chosen]
+    statistics = (recipe.mean, recipe.std) if recipe.mean else channel_statistics(x)
+    mean, std = statistics
+    batches = functools.partial(Batches, mean=mean, std=std, seed=seed, device=device)
+    train = batches(
+        x,
+        y,
+        recipe.batch_size,
+        shuffle=True,
+        crop_padding=recipe.crop_padding,
+        flip=recipe.flip,
+    )
+    validation = None
+    if held is not None:
+        validation = batches(images.x_train[held], images.y_train[held], _EVALUATION_BATCH)
+    return Loaders(
+        train,
+        batches(x, y, _EVALUATION_BATCH),
+        batches(images.x_test, images.y_test, _EVALUATION_BATCH),
+        validation,
+        {
+            "train": len(y),
+            "validation": 0 if held is None else len(held),
+            "test": len(images.y_test),
+        },
+    )
+
+
+def make_trainer(task: Task, network: GreedyNetwork) -> Trainer:
+    """The trainer of a task for a network that ``build_network`` made."""
+    recipe = task.recipe
+    whole = task.method == "end-to-end"
+    rate = recipe.end_to_end_learning_rate if whole else recipe.learning_rate
+    optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+    if recipe.optimizer == "sgd":
+        optimizer = functools.partial(
+            torch.optim.SGD,
+            lr=rate,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+        )
+    else:
+        optimizer = functools.partial(torch.optim.AdamW, lr=rate, weight_decay=recipe.weight_decay)
+    scheduler = None
+    if whole and recipe.end_to_end_milestones:
+        scheduler = functools.partial(
+            torch.optim.lr_scheduler.MultiStepLR,
+            milestones=list(recipe.end_to_end_milestones),
+            gamma=0.2,
+        )
+    epochs: int | Callable[[int], int] = recipe.epochs
+    if recipe.epochs_step and not whole:
+        base, step = recipe.epochs, recipe.epochs_step
+
+        def epochs(module: int) -> int:
+            return base + step * module
+
+    return Trainer(
+        network,
+        regime="end-to-end" if whole else recipe.regime,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        transport=make_transport(recipe) if task.method == "transport" else None,
+        criterion=nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing),
+        epochs=epochs,
+        laps=1 if whole else recipe.laps,
+        device=task.device,
+        evaluate_every=recipe.evaluate_every,
+        seed=task.seed,
+    )
+
+
+def make_transport(recipe: Recipe) -> Transport | Multipliers:
+    """The penalty of a recipe."""
+    if recipe.weighting == "multipliers":
+        return Multipliers(
+            initial=recipe.multiplier_initial,
+            growth=recipe.multiplier_growth,
+            every=recipe.multiplier_every,
+            reduction=recipe.reduction,
+            p=recipe.power,
+        )
+    double = recipe.weighting == "doubled"
+    return Transport(recipe.tau, double=double, reduction=recipe.reduction, p=recipe.power)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A task whose data, network and trainer are there and fit each other."""
+
+    task: Task
+    images: ImageData
+    loaders: Loaders
+    network: GreedyNetwork
+    trainer: Trainer
+
+
+def prepare(task: Task, images: ImageData) -> Prepared:
+    """Draw the data, build the network and the trainer; nothing is written and nothing trained.
+
+    Raises:
+        ValueError: a recipe that does not fit the data, or a network that cannot be split so.
+    """
+    with threads(task.threads):
+        loaders = make_loaders(task.recipe, images, task.seed, task.device)
+        network = build_network(task.recipe, images, task.seed).to(task.device)
+        trainer = make_trainer(task, network)
+        if task.recipe.freeze_encoder:
+            network.calibrate(loaders.plain)
+    return Prepared(task, images, loaders, network, trainer)
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Compute with this many CPU threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

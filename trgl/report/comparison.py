@@ -1,0 +1,153 @@
+"""From the summaries of runs to means, intervals and paired differences over seeds."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from trgl.metrics import Interval, mean_interval, paired_interval
+
+Summary = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class MethodResult:
+    """One method over its seeds; accuracies are fractions.
+
+    Attributes:
+        method: a key of ``trgl.recipes.METHODS``.
+        values: seed to test accuracy of the last module at the last epoch.
+        failed: seed to the reason why there is no figure.
+        last: interval of ``values``.
+        best: of the module chosen on validation images at the last epoch; None without them.
+        validation: of the last module on the validation images; None without them.
+        optimistic: of the maximum over epochs and modules of the test accuracy.
+        by_depth: interval at each depth from 1; empty for end-to-end training.
+        seconds: wall-clock time of a run, evaluation included.
+    """
+
+    method: str
+    values: dict[int, float]
+    failed: dict[int, str]
+    last: Interval | None
+    best: Interval | None
+    validation: Interval | None
+    optimistic: Interval | None
+    by_depth: dict[int, Interval]
+    seconds: Interval | None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean of ``method`` minus ``other`` over the seeds that both have."""
+
+    method: str
+    other: str
+    seeds: list[int]
+    interval: Interval
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Several methods on one recipe, one data set and the same seeds.
+
+    Attributes:
+        recipe: the recipe's fields.
+        dataset: name of the data set.
+        note: one sentence about it.
+        images: number of training, validation and test images.
+        seeds: all seeds that were asked for.
+        methods: in the order that was asked for.
+        differences: of every two methods that share a seed.
+    """
+
+    recipe: Mapping[str, Any]
+    dataset: str
+    note: str
+    images: Mapping[str, int]
+    seeds: list[int]
+    methods: list[MethodResult]
+    differences: list[Difference] = field(default_factory=list)
+
+    @property
+    def modules(self) -> int:
+        """The number of modules K."""
+        return int(self.recipe["modules"])
+
+    def result(self, method: str) -> MethodResult:
+        """The result of a method by name."""
+        return next(result for result in self.methods if result.method == method)
+
+
+def compare(
+    recipe: Mapping[str, Any],
+    summaries: Sequence[Summary],
+    *,
+    dataset: str,
+    note: str = "",
+) -> Comparison:
+    """Collect the summaries of runs that differ in method and seed only.
+
+    Args:
+        recipe: ``Recipe.as_dict()`` of all of them.
+        summaries: what ``trgl.run.perform`` returned, or an entry with ``state`` other than
+            ``done`` and a ``reason``.
+        dataset: name of the data set.
+        note: one sentence about it.
+
+    Raises:
+        ValueError: no summaries.
+    """
+    if not summaries:
+        raise ValueError("a comparison needs at least one run, received none; run some first.")
+    methods = list(dict.fromkeys(str(summary["method"]) for summary in summaries))
+    results = [_result(method, summaries) for method in methods]
+    done = [summary for summary in summaries if "images" in summary]
+    differences = []
+    for first, second in itertools.combinations(results, 2):
+        shared = [seed for seed in first.values if seed in second.values]
+        if shared:
+            high, low = [second.values[s] for s in shared], [first.values[s] for s in shared]
+            interval = paired_interval(high, low)
+            differences.append(Difference(second.method, first.method, shared, interval))
+    return Comparison(
+        recipe,
+        dataset,
+        note,
+        done[0]["images"] if done else {},
+        sorted({int(summary["seed"]) for summary in summaries}),
+        results,
+        differences,
+    )
+
+
+def _result(method: str, summaries: Sequence[Summary]) -> MethodResult:
+    mine = sorted(
+        (summary for summary in summaries if summary["method"] == method),
+        key=lambda summary: int(summary["seed"]),
+    )
+    done = [summary for summary in mine if summary["state"] == "done"]
+    accuracies = [summary["accuracy"] for summary in done]
+
+    def interval(values: Sequence[float | None]) -> Interval | None:
+        known = [value for value in values if value is not None]
+        return mean_interval(known) if known and len(known) == len(values) else None
+
+    chosen = [accuracy["best_module_by_validation"] for accuracy in accuracies]
+    depths = list(accuracies[0]["by_depth"]) if accuracies else []
+    return MethodResult(
+        method=method,
+        values={int(s["seed"]): float(s["accuracy"]["last_module_last_epoch"]) for s in done},
+        failed={int(s["seed"]): str(s.get("reason", "")) for s in mine if s["state"] != "done"},
+        last=interval([accuracy["last_module_last_epoch"] for accuracy in accuracies]),
+        best=interval([best["accuracy"] if best else None for best in chosen]),
+        validation=interval([accuracy["last_module_validation"] for accuracy in accuracies]),
+        optimistic=interval([a["optimistic_maximum_over_epochs_and_modules"] for a in accuracies]),
+        by_depth={
+            int(depth): mean_interval([accuracy["by_depth"][depth] for accuracy in accuracies])
+            for depth in depths
+        },
+        seconds=interval([summary["seconds"] for summary in done]),
+    )

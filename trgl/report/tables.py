@@ -1,0 +1,215 @@
+"""A comparison as Markdown for people, CSV for spreadsheets, a dictionary for JSON."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from trgl.metrics import Interval
+from trgl.report.comparison import Comparison, MethodResult
+from trgl.report.words import describe, method_name, seeds_text
+
+
+def percent(value: float) -> str:
+    """A fraction as a percentage with one decimal."""
+    return f"{100 * value:.1f} %"
+
+
+def _range(interval: Interval, signed: bool = False) -> str:
+    if math.isnan(interval.half_width):
+        return "one seed: unknown"
+    sign = "+" if signed else ""
+    return f"{100 * interval.low:{sign}.1f} to {100 * interval.high:{sign}.1f}"
+
+
+def _cell(interval: Interval | None) -> str:
+    return "-" if interval is None else percent(interval.mean)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table whose columns also line up as plain text; the first row is the header."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+        for row in rows
+    ]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines)
+
+
+def main_table(comparison: Comparison) -> str:
+    """Method, honest accuracy, its interval, the values per seed and the time of a run."""
+    rows = [
+        [
+            "training",
+            "test accuracy",
+            "95 % interval",
+            f"{seeds_text(comparison.seeds)}",
+            "time per run",
+        ]
+    ]
+    for result in comparison.methods:
+        values = [
+            percent(result.values[seed])[:-2] if seed in result.values else "failed"
+            for seed in comparison.seeds
+        ]
+        rows.append(
+            [
+                method_name(result.method, comparison.recipe),
+                _cell(result.last),
+                _range(result.last) if result.last else "-",
+                ", ".join(values),
+                f"{result.seconds.mean:.0f} s" if result.seconds else "-",
+            ]
+        )
+    return aligned(rows)
+
+
+def difference_table(comparison: Comparison) -> str:
+    """Paired differences, in percentage points."""
+    rows = [["difference, same seeds", "percentage points", "95 % interval"]]
+    rows += [
+        [
+            f"{difference.method} minus {difference.other}",
+            f"{100 * difference.interval.mean:+.1f}",
+            _range(difference.interval, signed=True),
+        ]
+        for difference in comparison.differences
+    ]
+    return aligned(rows)
+
+
+def other_table(comparison: Comparison) -> str:
+    """Depth, choice by validation, and the optimistic maximum."""
+    rows = [
+        [
+            "method",
+            "first module",
+            "last module",
+            "module chosen on validation images",
+            "optimistic maximum (chosen on the test images)",
+        ]
+    ]
+    for result in comparison.methods:
+        first = next(iter(result.by_depth.values()), None)
+        rows.append(
+            [
+                result.method,
+                _cell(first),
+                _cell(result.last),
+                _cell(result.best),
+                _cell(result.optimistic),
+            ]
+        )
+    return aligned(rows)
+
+
+def to_markdown(comparison: Comparison) -> str:
+    """The whole report in words and tables."""
+    parts = [
+        f"# {comparison.recipe['name']}: the same network, trained in "
+        f"{_count(len(comparison.methods))}",
+        describe(comparison),
+        main_table(comparison),
+        "Test accuracy is that of the last module after the last epoch, on the full test set: "
+        "nothing was chosen.",
+    ]
+    if comparison.differences:
+        parts += [
+            "Runs of one seed share their training images, initial weights, order and crops, so "
+            "that differences are taken seed by seed:",
+            difference_table(comparison),
+        ]
+    parts += [
+        "Every module has a classifier, so that the network can stop at any depth. The last column "
+        "is the largest test accuracy of any epoch that was evaluated and any module; it is too "
+        "high, because it is chosen on the test images, and stands here only to be compared with "
+        "papers that print it.",
+        other_table(comparison),
+    ]
+    failures = [
+        f"- {result.method}, seed {seed}: {reason}"
+        for result in comparison.methods
+        for seed, reason in result.failed.items()
+    ]
+    if failures:
+        parts += ["These runs gave no figure:", "\n".join(failures)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _count(number: int) -> str:
+    words = {1: "one way", 2: "two ways", 3: "three ways"}
+    return words.get(number, f"{number} ways")
+
+
+_METRICS = ("last", "best", "validation", "optimistic", "seconds")
+_LONG_NAMES = {
+    "last": "last_module_last_epoch",
+    "best": "best_module_by_validation",
+    "validation": "last_module_validation",
+    "optimistic": "optimistic_maximum_over_epochs_and_modules",
+    "seconds": "seconds",
+}
+
+
+def to_csv(comparison: Comparison) -> str:
+    """One row per method and figure, per depth, and per paired difference; fractions, not %."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["method", "figure", "depth", "mean", "low", "high", "seeds"])
+
+    def row(method: str, figure: str, depth: int | str, interval: Interval) -> None:
+        ends = [interval.low, interval.high]
+        shown = ["" if math.isnan(end) else repr(end) for end in ends]
+        writer.writerow([method, figure, depth, repr(interval.mean), *shown, interval.count])
+
+    for result in comparison.methods:
+        for name in _METRICS:
+            interval = getattr(result, name)
+            if interval is not None:
+                row(result.method, _LONG_NAMES[name], "", interval)
+        for depth, interval in result.by_depth.items():
+            row(result.method, "accuracy_last_epoch", depth, interval)
+    for difference in comparison.differences:
+        name = f"{difference.method}-minus-{difference.other}"
+        row(name, "last_module_last_epoch", "", difference.interval)
+    return stream.getvalue()
+
+
+def to_dict(comparison: Comparison) -> dict[str, Any]:
+    """Everything, as values that JSON knows."""
+
+    def interval(value: Interval | None) -> dict[str, Any] | None:
+        if value is None:
+            return None
+        return {**dataclasses.asdict(value), "low": value.low, "high": value.high}
+
+    def method(result: MethodResult) -> dict[str, Any]:
+        return {
+            "values": result.values,
+            "failed": result.failed,
+            **{_LONG_NAMES[name]: interval(getattr(result, name)) for name in _METRICS},
+            "by_depth": {depth: interval(value) for depth, value in result.by_depth.items()},
+        }
+
+    return {
+        "recipe": dict(comparison.recipe),
+        "dataset": comparison.dataset,
+        "note": comparison.note,
+        "images": dict(comparison.images),
+        "seeds": comparison.seeds,
+        "methods": {result.method: method(result) for result in comparison.methods},
+        "differences": [
+            {
+                "method": difference.method,
+                "minus": difference.other,
+                "seeds": difference.seeds,
+                "last_module_last_epoch": interval(difference.interval),
+            }
+            for difference in comparison.differences
+        ],
+    }
