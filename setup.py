@@ -17,12 +17,14 @@ import sysconfig
 from pathlib import Path
 from typing import Any
 
+import setuptools
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 FLAGS = ["-std=c++20", "-O3", "-g0", "-fvisibility=hidden", "-Wno-psabi"]
 OLDEST_TORCH = (2, 11)
+OLDEST_SETUPTOOLS = 77  # as pyproject.toml says, which an install without isolation does not heed
 COMPILERS = ("c++", "g++", "clang++")
 
 # -E because an isolated build hides the environment that it builds for behind PYTHONPATH
@@ -180,6 +182,11 @@ class BuildOrExplain(build_ext):
         return str(Path(*fullname.split("."))) + ".so"
 
 
+if int(setuptools.__version__.split(".")[0]) < OLDEST_SETUPTOOLS:
+    sys.exit(
+        f"trgl is built by setuptools {OLDEST_SETUPTOOLS} or newer; this environment has "
+        f"{setuptools.__version__}. Upgrade it: {sys.executable} -m pip install -U setuptools"
+    )
 setup(
     install_requires=requirements(),
     ext_modules=[Extension("trgl_kernels._C", [])],
