@@ -187,6 +187,7 @@ def drawn_text(comparison: Comparison, monkeypatch: pytest.MonkeyPatch) -> str:
         axes = self.axes[0]
         legend = axes.get_legend()
         seen.extend([axes.get_title(loc="left"), axes.get_xlabel(), axes.get_ylabel()])
+        assert legend is not None
         seen.extend(text.get_text() for text in legend.get_texts())
         seen.extend(text.get_text().replace("\n", " ") for text in self.texts)
         seen.append(f"bands: {len(axes.collections)}")

@@ -35,7 +35,6 @@ def add(commands: Any, arguments: Sequence[str]) -> None:
         description="Train by several methods over several seeds. Runs of one seed share their "
         "training images, initial weights, order and crops. The directory gets table.md, "
         "table.csv, table.json, accuracy_by_depth.png and the run directory of every run.",
-        allow_abbrev=False,
     )
     parser.add_argument(
         "--seeds",

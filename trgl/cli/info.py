@@ -17,7 +17,6 @@ def add(commands: Any, arguments: Sequence[str]) -> None:
         help="show versions, and which engine computes what",
         description="Show versions, how the extension was built, which engine serves which "
         "operator on which device, and why not another.",
-        allow_abbrev=False,
     )
     parser.add_argument("--json", action="store_true", help="as JSON")
     parser.set_defaults(run=run)

@@ -10,21 +10,37 @@ import sys
 import textwrap
 import traceback
 from collections.abc import Iterator, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
-_EPILOG = """\
-exit codes: 0 done, 1 failed, 2 wrong input, 130 interrupted (Ctrl-C), 143 terminated
-"""
+_EXIT_CODES = (
+    "Exit codes: 0 done, 1 failed, 2 wrong input, 130 interrupted (Ctrl-C), 143 terminated."
+)
 
 
 class Terminated(BaseException):
     """SIGTERM arrived."""
 
 
+class Help(argparse.HelpFormatter):
+    """Help that never cuts a word like pre-activation in two."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        words = " ".join(text.split())
+        return textwrap.wrap(words, width, break_on_hyphens=False, break_long_words=False)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        lines = textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
+        return "\n".join(indent + line for line in lines)
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose complaint is one paragraph instead of a list of all options."""
+
+    def __init__(self, **keywords: Any) -> None:
+        common = {"formatter_class": Help, "epilog": _EXIT_CODES, "allow_abbrev": False}
+        super().__init__(**{**common, **keywords})
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong and where help is, and leave with the code of wrong input."""
@@ -55,9 +71,6 @@ def build_parser(arguments: Sequence[str]) -> Parser:
     parser = Parser(
         prog="trgl",
         description="Train residual networks module by module, with transport regularization.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument(
         "--traceback",

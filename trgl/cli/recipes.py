@@ -19,7 +19,6 @@ def add(commands: Any, arguments: Sequence[str]) -> None:
         "recipes",
         help="list the recipes, or show one",
         description="List the recipes; with a name, show each value and where it comes from.",
-        allow_abbrev=False,
     )
     parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="show this one")
     parser.add_argument("--json", action="store_true", help="as JSON")

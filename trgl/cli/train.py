@@ -32,7 +32,6 @@ def add(commands: Any, arguments: Sequence[str]) -> None:
         help="train one network",
         description="Train one network by a recipe. The run directory gets config.json, "
         "metrics.jsonl (one object per epoch and module), summary.json and accuracy_by_depth.png.",
-        allow_abbrev=False,
     )
     parser.add_argument(
         "--method",

@@ -1,0 +1,103 @@
+"""Runs side by side: the same figures, no run lost, no process left."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trgl import recipes
+from trgl.data import ImageData, load
+from trgl.prepare import Task
+from trgl.recipes import Recipe
+from trgl.run import Progress
+from trgl.rundir import read_metrics
+from trgl.workers import Job, cores, run_all, threads_per_run
+
+
+@pytest.fixture(scope="module")
+def digits() -> ImageData:
+    images = load("digits")
+    return ImageData(
+        "digits", images.x_train, images.y_train, images.x_test[:60], images.y_test[:60], 10
+    )
+
+
+def small(**changes: Any) -> Recipe:
+    tiny = {"modules": 2, "filters": 4, "epochs": 3, "evaluate_every": 1, "train_size": 20}
+    return recipes.find("digits-20x1").override({**tiny, **changes})
+
+
+def work(path: Path, recipe: Recipe) -> list[Job]:
+    return [
+        Job(Task(recipe, method, seed), path / f"{method}-seed{seed}")
+        for seed in (0, 1)
+        for method in ("vanilla", "transport")
+    ]
+
+
+def run(path: Path, images: ImageData, at_a_time: int, recipe: Recipe) -> list[dict[str, Any]]:
+    jobs = work(path, recipe)
+    finished: list[str] = []
+    told: list[Progress] = []
+    summaries = run_all(
+        jobs, images, at_a_time, told.append, lambda job, summary: finished.append(job.task.label)
+    )
+    assert sorted(finished) == sorted(job.task.label for job in jobs)
+    assert {step.label for step in told} == set(finished)
+    return summaries
+
+
+def without_times(path: Path) -> list[dict[str, Any]]:
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in read_metrics(path)]
+
+
+def test_figures_do_not_depend_on_the_number_of_jobs(tmp_path: Path, digits: ImageData) -> None:
+    one = run(tmp_path / "one", digits, 1, small())
+    two = run(tmp_path / "two", digits, 2, small())
+    assert [s["method"] for s in one] == [s["method"] for s in two]
+    assert [s["accuracy"] for s in one] == [s["accuracy"] for s in two]
+    for job in work(Path(), small()):
+        assert without_times(tmp_path / "one" / job.out) == without_times(
+            tmp_path / "two" / job.out
+        )
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("at_a_time", [1, 2])
+def test_a_diverging_run_is_a_result_of_its_own(
+    tmp_path: Path, digits: ImageData, at_a_time: int
+) -> None:
+    summaries = run(tmp_path, digits, at_a_time, small(learning_rate=1e30))
+    assert [summary["state"] for summary in summaries] == ["failed"] * 4
+    assert all("diverged" in summary["reason"] for summary in summaries)
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("at_a_time", [1, 2])
+def test_wrong_input_comes_back_as_such(tmp_path: Path, digits: ImageData, at_a_time: int) -> None:
+    with pytest.raises(ValueError, match="--train-size 5"):
+        run(tmp_path, digits, at_a_time, small(train_size=5))
+    assert not multiprocessing.active_children()
+
+
+def test_a_killed_process_is_noticed(tmp_path: Path, digits: ImageData) -> None:
+    def kill(progress: Progress) -> None:
+        for child in multiprocessing.active_children():
+            assert child.pid is not None
+            os.kill(child.pid, signal.SIGKILL)
+
+    jobs = work(tmp_path, small(epochs=100_000))
+    with pytest.raises(RuntimeError, match=r"exit code -9.*fewer --jobs"):
+        run_all(jobs, digits, 2, kill, lambda job, summary: None)
+    assert not multiprocessing.active_children()
+
+
+def test_threads_are_shared_unless_asked_for() -> None:
+    assert threads_per_run(3, 2) == 3
+    assert threads_per_run(0, 1) == cores()
+    assert threads_per_run(0, 10_000) == 1
