@@ -1,6 +1,6 @@
 """Module-wise training of networks with transport regularization."""
 
-from . import heads, metrics, models
+from . import data, heads, metrics, models, recipes
 from .body import Body
 from .encoder import FrozenEncoder
 from .metrics import EpochRecord, Evaluation, History, mean_interval, paired_interval
@@ -21,10 +21,12 @@ __all__ = [
     "Multipliers",
     "Trainer",
     "Transport",
+    "data",
     "heads",
     "mean_interval",
     "metrics",
     "models",
     "paired_interval",
+    "recipes",
     "split",
 ]

@@ -5,12 +5,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from .step import Criterion
 
 OptimizerBuilder = Callable[[list[nn.Parameter]], Optimizer]
-SchedulerBuilder = Callable[[Optimizer], LRScheduler]
 Epochs = int | Sequence[int] | Callable[[int], int]
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from .encoder import FrozenEncoder
 from .evaluation import evaluate
@@ -18,12 +17,12 @@ from .network import GreedyModule, GreedyNetwork
 from .per_module import (
     Epochs,
     OptimizerBuilder,
-    SchedulerBuilder,
     build_optimizer,
     criteria_of,
     epochs_of,
 )
 from .regimes import Phase, schedule, train_epoch
+from .schedulers import SchedulerBuilder, Schedulers
 from .step import Criterion, LocalStep
 from .transport import Multipliers, Transport, Weights
 
@@ -151,12 +150,14 @@ class Trainer:
                     shared=shared if number > 0 else (),
                 )
             )
-        self._schedulers: dict[int, list[LRScheduler]] = {}
-        if scheduler is not None:
-            for step in self.steps:
-                own_optimizers = [o for o in step.optimizers if o not in shared_optimizer]
-                self._schedulers[step.number] = [scheduler(o) for o in own_optimizers]
-            self._schedulers[-1] = [scheduler(o) for o in shared_optimizer]
+        self.schedulers = Schedulers(
+            scheduler,
+            {
+                step.number: [o for o in step.optimizers if o not in shared_optimizer]
+                for step in self.steps
+            },
+            shared_optimizer,
+        )
 
     @property
     def epochs_total(self) -> int:
@@ -257,7 +258,7 @@ class Trainer:
                 )
         seconds = time.perf_counter() - started
         rates = {s.number: float(s.optimizers[0].param_groups[0]["lr"]) for s in active}
-        self._step_schedulers(loss)
+        self.schedulers.step(loss)
         weights = {} if self.weights is None else dict(enumerate(self.weights.current()))
         due = epoch % self.evaluate_every == 0 or epoch == len(self.phases)
         return EpochRecord(
@@ -319,17 +320,6 @@ class Trainer:
         if self.regime == "end-to-end" or not self.network.head_is_shared:
             return []
         return [p for p in self.network[0].head.parameters() if p.requires_grad]
-
-    def _step_schedulers(self, loss: Mapping[int, float]) -> None:
-        mean = sum(loss.values()) / len(loss)
-        for number, schedulers in self._schedulers.items():
-            if number != -1 and number not in loss:
-                continue
-            for scheduler in schedulers:
-                if isinstance(scheduler, ReduceLROnPlateau):
-                    scheduler.step(loss.get(number, mean))
-                else:
-                    scheduler.step()
 
     @contextmanager
     def _seeded(self) -> Iterator[None]:
