@@ -275,10 +275,25 @@ def test_recipes_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> Non
 def test_info_for_people_and_programs(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info"]) == 0
     text = capsys.readouterr().out
-    assert "residual_energy" in text.replace(" ", "_")
-    assert "torch" in text
     assert main(["info", "--json"]) == 0
-    assert "engines" in json.loads(capsys.readouterr().out)
+    facts = json.loads(capsys.readouterr().out)
+    assert f"torch        {facts['versions']['torch']}" in text
+    for operator, devices in facts["engines"].items():
+        for device, entry in devices.items():
+            assert f"{operator} on {device}: {entry['engine']}" in text
+            assert all(f"not {name}: {reason}" in text for name, reason in entry["why_not"].items())
+
+
+def test_info_says_what_is_missing_and_how_to_get_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = {"loaded": False, "reason": "no compiler", "remedy": "install one", "build": None}
+    facts = {"versions": {"nvcc": None}, "extension": {**missing, "simd": None}, "engines": {}}
+    monkeypatch.setattr("trgl_kernels.info", lambda: facts)
+    assert main(["info"]) == 0
+    text = capsys.readouterr().out
+    assert "nvcc  not installed" in text
+    assert "compiled extension: not loaded, because no compiler\n  remedy: install one" in text
 
 
 def test_every_field_is_an_option_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
@@ -288,11 +303,12 @@ def test_every_field_is_an_option_with_its_default(capsys: pytest.CaptureFixture
     for field in recipe_options():
         flag = "--" + field.name.replace("_", "-")
         assert flag in text
-        assert f"(default: {show(getattr(recipe, field.name))})" in text
-        if field.metadata["unit"]:
-            assert f"in {field.metadata['unit']}" in text
+        unit = " " + field.metadata["unit"] if field.metadata["unit"] else ""
+        assert f"(default: {show(getattr(recipe, field.name))}{unit})" in text
     assert main(["train", "--help"]) == 0
-    assert "(default: the recipe's)" in " ".join(capsys.readouterr().out.split())
+    text = " ".join(capsys.readouterr().out.split())
+    assert "(default: the recipe's)" in text
+    assert "(default: the recipe's, in epochs)" in text
     for words in (["--help"], ["compare", "--help"], ["recipes", "--help"], ["info", "--help"]):
         assert main(words) == 0
         assert capsys.readouterr().out.startswith("usage: trgl")

@@ -29,24 +29,38 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def lines(value: Any, indent: int = 0) -> list[str]:
-    """A nested dictionary as indented lines."""
-    space = "  " * indent
-    found: list[str] = []
-    for key, item in value.items():
-        name = str(key).replace("_", " ")
-        if isinstance(item, Mapping) and item:
-            found += [f"{space}{name}", *lines(item, indent + 1)]
-        else:
-            found.append(f"{space}{name}: {_plain(item)}")
+def lines(facts: Mapping[str, Any]) -> list[str]:
+    """What ``trgl_kernels.info`` knows, in lines for people."""
+    versions = facts["versions"]
+    width = max(map(len, versions))
+    found = [f"{name:{width}}  {version or 'not installed'}" for name, version in versions.items()]
+    return [*found, "", *_extension(facts["extension"]), "", *_engines(facts["engines"])]
+
+
+def _extension(extension: Mapping[str, Any]) -> list[str]:
+    build = extension["build"] or {}
+    if extension["loaded"]:
+        found = [
+            f"compiled extension: loaded, vector instructions {extension['simd'] or 'unknown'}"
+        ]
+    else:
+        found = [f"compiled extension: not loaded, because {extension['reason']}"]
+        if extension["remedy"]:
+            found.append(f"  remedy: {extension['remedy']}")
+    shown = ("time", "torch", "compiler", "flags", "cuda")
+    for key in (key for key in shown if build.get(key) is not None):
+        value = build[key]
+        if isinstance(value, bool):
+            value = "yes" if value else "no"
+        text = " ".join(value) if isinstance(value, list) else str(value)
+        found.append(f"  built, {key}: {text}")
     return found
 
 
-def _plain(value: Any) -> str:
-    if value is None or value == {} or value == []:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, (list, tuple)):
-        return ", ".join(map(str, value))
-    return str(value)
+def _engines(engines: Mapping[str, Any]) -> list[str]:
+    found = ["who computes what (compiled: C++; triton: GPU kernels; reference: plain PyTorch)"]
+    for operator, devices in engines.items():
+        for device, entry in devices.items():
+            found.append(f"  {operator} on {device}: {entry['engine']}")
+            found += [f"    not {name}: {reason}" for name, reason in entry["why_not"].items()]
+    return found

@@ -49,13 +49,13 @@ def add_recipe_options(parser: argparse.ArgumentParser, arguments: Sequence[str]
 def _add_field(group: Any, field: dataclasses.Field[Any], recipe: Recipe | None) -> None:
     metadata = field.metadata
     kind = str(field.type)
-    help_text = metadata["help"]
-    if metadata["unit"]:
-        help_text += f", in {metadata['unit']}"
-    if recipe is None:
-        help_text += " (default: the recipe's)"
-    else:
-        help_text += f" (default: {show(getattr(recipe, field.name))})"
+    unit = metadata["unit"]
+    default = "the recipe's" if recipe is None else show(getattr(recipe, field.name))
+    if recipe is not None and unit and default != "nothing":
+        default += f" {unit}"
+    elif unit:
+        default += f", in {unit}"
+    help_text = f"{metadata['help']} (default: {default})"
     flag = "--" + field.name.replace("_", "-")
     keywords: dict[str, Any] = {
         "dest": f"field_{field.name}",
