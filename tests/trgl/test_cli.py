@@ -139,7 +139,7 @@ def test_a_failed_run_does_not_stop_a_comparison(
     assert trgl("compare", "digits-20x1", *TINY, "--jobs", "1", *diverging) == 1
     captured = capsys.readouterr()
     assert "end-to-end, seed 0: failed: Module 2 diverged" in captured.err
-    assert "trgl: failed: 1 of 3 runs failed" in captured.err
+    assert "trgl: failed: 1 of 3 runs: Module 2 diverged" in captured.err
     assert "Traceback" not in captured.err
     assert "failed" in (out / "table.md").read_text()
     assert json.loads((out / "table.json").read_text())["methods"]["vanilla"]["values"]

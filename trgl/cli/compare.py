@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
+from trgl.cli.main import FAILED, complain
 from trgl.cli.options import (
     add_recipe_options,
     add_run_options,
@@ -159,7 +160,8 @@ def run(options: argparse.Namespace) -> int:
     print(f"\ntables:  {path / markdown}, {table}, {machine}\npicture: {path / PICTURE}")
     failed = [summary for summary in summaries if summary["state"] != "done"]
     if failed:
-        raise RuntimeError(f"{len(failed)} of {count} runs failed: {failed[0]['reason']}")
+        complain(f"trgl: failed: {len(failed)} of {count} runs: {failed[0]['reason']}")
+        return FAILED
     return 0
 
 

@@ -118,10 +118,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, ValueError):
             complain(f"trgl: {error}")
             return WRONG_INPUT
-        kind = "" if isinstance(error, (OSError, RuntimeError)) else f"{type(error).__name__}: "
-        hint = "" if wants_traceback else " (trgl --traceback ... shows where it happened.)"
-        complain(f"trgl: failed: {kind}{error}{hint}")
+        complain(f"trgl: failed: {_explain(error, wants_traceback)}")
         return FAILED
+
+
+def _explain(error: Exception, shown: bool) -> str:
+    from trgl.trainer import DivergenceError
+
+    if isinstance(error, (OSError, DivergenceError)):
+        return str(error)
+    hint = "" if shown else " (trgl --traceback ... shows where it happened.)"
+    return f"{type(error).__name__}: {error}{hint}"
 
 
 @contextlib.contextmanager
