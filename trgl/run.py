@@ -158,6 +158,13 @@ def _config(prepared: Prepared, started: float) -> dict[str, Any]:
             "mean": list(loaders.train.mean),
             "std": list(loaders.train.std),
         },
+        **environment(),
+    }
+
+
+def environment() -> dict[str, Any]:
+    """What a figure may depend on besides its recipe: versions, machine, engines."""
+    return {
         "versions": {
             "python": platform.python_version(),
             "torch": str(torch.__version__),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import textwrap
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,6 +26,7 @@ from trgl.report import Comparison, draw, to_csv, to_dict, to_markdown
 from trgl.report import compare as make_comparison
 from trgl.report.tables import difference_table, main_table, percent
 from trgl.report.words import describe
+from trgl.run import environment
 from trgl.rundir import PICTURE, TABLES, RunDirectory
 from trgl.workers import Job, Summary, cores, run_all, threads_per_run
 
@@ -119,6 +122,7 @@ def run(options: argparse.Namespace) -> int:
         for method in options.methods
     ]
     prepare(tasks[0], images)  # a wrong option is found before anything is written
+    started = time.monotonic()
     display = Display(count, options.quiet)
     finished: dict[str, Summary] = {}
 
@@ -142,6 +146,8 @@ def run(options: argparse.Namespace) -> int:
                 "threads": threads,
                 "device": device,
                 "data": options.data,
+                "command": sys.argv,
+                **environment(),
             }
         )
         work = [Job(task, directory.path / task.label) for task in tasks]
@@ -157,7 +163,9 @@ def run(options: argparse.Namespace) -> int:
     print(textwrap.fill(describe(result), 100), main_table(result), sep="\n\n")
     if result.differences:
         print("\n" + difference_table(result))
-    print(f"\ntables:  {path / markdown}, {table}, {machine}\npicture: {path / PICTURE}")
+    seconds = round(time.monotonic() - started)
+    print(f"\n{count} runs in {seconds // 60} min {seconds % 60} s, {side_by_side} side by side")
+    print(f"tables:  {path / markdown}, {table}, {machine}\npicture: {path / PICTURE}")
     failed = [summary for summary in summaries if summary["state"] != "done"]
     if failed:
         complain(f"trgl: failed: {len(failed)} of {count} runs: {failed[0]['reason']}")
