@@ -49,7 +49,7 @@ class Feed:
                 f"{type(loader).__name__}. Pass a DataLoader, trgl.data.Batches or a list of "
                 f"(images, labels) pairs."
             )
-        if isinstance(loader, Sized) and len(loader) == 0:
+        if _length(loader) == 0:
             raise self._empty()
         labels = _labels_of(loader)
         self._labels_checked = labels is not None
@@ -117,6 +117,13 @@ class Feed:
                 f"{self.name} set has labels from {low} to {high}. Renumber them, or split with "
                 f"num_classes={high + 1}."
             )
+
+
+def _length(loader: object) -> int | None:
+    try:
+        return len(loader) if isinstance(loader, Sized) else None
+    except TypeError:  # a DataLoader over a stream has the method and no answer
+        return None
 
 
 def _labels_of(loader: object) -> Tensor | None:

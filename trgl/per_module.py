@@ -56,9 +56,13 @@ def criteria_of(
     Raises:
         ValueError: a list of another length, or an entry that is no callable.
     """
+    criteria: list[Criterion]
     if criterion is None:
-        criterion = nn.CrossEntropyLoss()
-    criteria = list(criterion) if isinstance(criterion, Sequence) else [criterion] * len(numbers)
+        criteria = [nn.CrossEntropyLoss()] * len(numbers)
+    elif isinstance(criterion, Sequence | nn.ModuleList):
+        criteria = list(criterion)
+    else:
+        criteria = [criterion] * len(numbers)
     if len(criteria) != len(numbers):
         raise ValueError(
             f"A list of criteria needs one entry for each module that trains, {len(numbers)}, but "

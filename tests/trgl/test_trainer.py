@@ -400,6 +400,14 @@ def test_loaders_need_neither_length_nor_labels():
     trained(third, data=torch.utils.data.DataLoader(dataset, 8), test=TEST)
     assert not differing(state(first), state(third))
 
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return iter(dataset)
+
+    fourth = network(modules=2)
+    trained(fourth, data=torch.utils.data.DataLoader(Stream(), 8), test=TEST)
+    assert not differing(state(first), state(fourth))
+
 
 X, Y = TRAIN[0]
 
