@@ -13,6 +13,8 @@ CPP := $(shell find csrc -name '*.cpp' -o -name '*.h')
 OP_TESTS := tests/trgl_kernels/test_residual_energy.py \
 	tests/trgl_kernels/test_batch_norm_residual_energy.py
 PYTEST := $(BIN)/python -m pytest
+# setuptools warns of editable installs that hide folders of the same name: here they are the package
+INSTALL := PYTHONWARNINGS='ignore:Editable installation' $(BIN)/pip install --quiet
 
 .PHONY: demo test check bench build format clean
 
@@ -52,18 +54,21 @@ clean:
 
 # editable: Python sources are used where they are, and the stamp is older than any change in csrc
 $(VENV)/built: $(VENV)/torch pyproject.toml setup.py $(CPP)
-	$(BIN)/pip install --quiet --no-build-isolation --editable .
-	$(BIN)/python -c 'from trgl_kernels.extension import notice; print(notice() or "compiled engine: ready")'
-	touch $@
+	@echo 'Installing trgl and compiling its extension'
+	$(INSTALL) --no-build-isolation --editable .
+	@$(BIN)/python -c 'from trgl_kernels.extension import notice; print(notice() or "Compiled engine: ready")'
+	@touch $@
 
 $(VENV)/dev: $(VENV)/built pyproject.toml
-	$(BIN)/pip install --quiet --no-build-isolation --editable '.[dev]'
-	touch $@
+	@echo 'Installing the tools of development'
+	$(INSTALL) --no-build-isolation --editable '.[dev]'
+	@touch $@
 
 # what building needs; torch first, because the extension is compiled against it
 $(VENV)/torch:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 		f"trgl needs Python 3.11 or newer; $(PYTHON) is {sys.version.split()[0]}. Name another: make PYTHON=python3.12")'
+	@echo 'Creating $(VENV) and installing torch (gigabytes, minutes)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade pip 'setuptools>=77' ninja 'torch>=2.11'
-	touch $@
+	$(INSTALL) --upgrade pip 'setuptools>=77' ninja numpy 'torch>=2.11'
+	@touch $@

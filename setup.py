@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -125,10 +126,11 @@ class BuildOrExplain(build_ext):
             facts |= self.compile()
         except NotBuilt as error:
             facts |= {"reason": str(error), "remedy": error.remedy}
-            print(
+            # pip relays a build's warnings (older ones with -v), and nothing else that it says
+            warnings.warn(
                 f"trgl: the compiled engine was not built: {error}. The package works without it, "
                 "on its reference in plain PyTorch; `trgl info` says how to get it.",
-                file=sys.stderr,
+                stacklevel=1,
             )
         (package / "_C.json").write_text(json.dumps(facts, indent=2) + "\n")
 
