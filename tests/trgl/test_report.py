@@ -12,6 +12,7 @@ import pytest
 
 from trgl import recipes
 from trgl.report import Comparison, compare, draw, to_csv, to_dict, to_markdown
+from trgl.report.picture import _range
 from trgl.report.tables import aligned
 from trgl.report.words import describe, method_name, seeds_text
 from trgl.rundir import to_json
@@ -229,3 +230,19 @@ def test_pictures_of_any_depth(depth: int, tmp_path: Path) -> None:
     png = draw(compare(recipe, runs, dataset="digits"))
     assert png.startswith(b"\x89PNG")
     assert len(png) > 10_000
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ((20.0, 90.0), (20.0, 90.0)),
+        ((90.8, 92.0), (86.4, 96.4)),
+        ((99.5, 100.5), (92.0, 102.0)),
+        ((-1.0, 1.0), (-2.0, 8.0)),
+        ((-30.0, 130.0), (-2.0, 102.0)),
+    ],
+)
+def test_small_differences_are_not_blown_up(
+    given: tuple[float, float], expected: tuple[float, float]
+) -> None:
+    assert _range(*given) == pytest.approx(expected)

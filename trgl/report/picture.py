@@ -13,6 +13,7 @@ from trgl.report.words import method_name, seeds_text
 
 # Okabe and Ito's colours, which people with any colour vision can tell apart.
 _COLOURS = {"vanilla": "#D55E00", "transport": "#0072B2", "end-to-end": "#555555"}
+_LEAST_RANGE = 10.0
 _MARKS = {"vanilla": "s", "transport": "o", "end-to-end": "D"}
 
 
@@ -55,8 +56,7 @@ def draw(comparison: Comparison) -> bytes:
                 alpha=0.15,
                 linewidth=0,
             )
-    bottom, top = axes.get_ylim()
-    axes.set_ylim(max(bottom, -2), min(top, 102))
+    axes.set_ylim(*_range(*axes.get_ylim()))
     axes.set_xlim(min(0.5, depth - 0.5), depth + 0.5)
     axes.set_xticks(_ticks(depth))
     axes.set_xlabel("depth: number of modules that an image passes before it is classified")
@@ -85,6 +85,14 @@ def _value(interval: Interval) -> str:
     if math.isnan(interval.half_width):
         return f"{100 * interval.mean:.1f} %"
     return f"{100 * interval.mean:.1f} ± {100 * interval.half_width:.1f} %"
+
+
+def _range(bottom: float, top: float) -> tuple[float, float]:
+    """Limits within 0 to 100 % that do not blow up a difference of less than a few points."""
+    bottom, top = max(bottom, -2.0), min(top, 102.0)
+    missing = max(0.0, _LEAST_RANGE - (top - bottom))
+    top = min(top + missing / 2, 102.0)
+    return min(bottom, max(top - _LEAST_RANGE, -2.0)), max(top, _LEAST_RANGE - 2.0)
 
 
 def _ticks(depth: int) -> list[int]:
