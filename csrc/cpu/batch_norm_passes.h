@@ -8,11 +8,17 @@
 
 namespace trgl::cpu::batch_norm {
 
-constexpr int64_t kBlock = 8192;
+constexpr int64_t kBlock = 4096;  // elements whose sums are kept apart until they are merged
 
 // Count, mean and M2 of some values; they merge exactly, in any grouping. (Chan et al., 1983.)
 struct Moments {
   double count = 0.0, mean = 0.0, m2 = 0.0;
+
+  // From Σ(z − near) and Σ(z − near)², `near` being the mean but for its rounding.
+  TRGL_INLINE static Moments around(double near, int64_t count, double distance, double squares) {
+    const double n = static_cast<double>(count), shift = distance / n;
+    return {n, near + shift, squares - distance * shift};
+  }
 
   void merge(const Moments& other) {
     const double total = count + other.count;

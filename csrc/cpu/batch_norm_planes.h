@@ -1,6 +1,6 @@
 // The passes of batch_norm_residual_energy over planes: [N, C, S] with S contiguous.
 //
-// The work of one channel is cut into blocks of about 8 Ki elements: some whole planes, or a piece
+// The work of one channel is cut into blocks of about 4 Ki elements: some whole planes, or a piece
 // of one. A block is small enough to stay in the cache between the two readings of its statistics.
 #pragma once
 
@@ -53,8 +53,8 @@ struct PlaneStatistics {
       const int64_t c = unit / planes->blocks;
       const PlaneBlock b = planes->block(unit % planes->blocks);
       const int64_t count = (b.n1 - b.n0) * (b.i1 - b.i0);
-      simd::Vector<A, W> total{}, squares{};
-      A rest = 0;
+      simd::Vector<A, W> total{}, distance{}, squares{};
+      double rest = 0.0, rest_squares = 0.0;
       for (int64_t n = b.n0; n < b.n1; ++n) {
         const T* z = a->z + planes->at(n, c);
         int64_t i = b.i0;
@@ -65,23 +65,25 @@ struct PlaneStatistics {
           rest += static_cast<A>(z[i]);
         }
       }
-      const A mean = (simd::sum<A, W>(total) + rest) / static_cast<A>(count);
-      rest = 0;
+      const A near = static_cast<A>((simd::sum<A, W>(total) + rest) / static_cast<double>(count));
+      rest = 0.0;
       for (int64_t n = b.n0; n < b.n1; ++n) {
         const T* z = a->z + planes->at(n, c);
         int64_t i = b.i0;
         for (; i + W <= b.i1; i += W) {
-          const auto d = simd::load<W>(z + i) - mean;
+          const auto d = simd::load<W>(z + i) - near;
+          distance += d;
           squares += d * d;
         }
         for (; i < b.i1; ++i) {
-          const A d = static_cast<A>(z[i]) - mean;
-          rest += d * d;
+          const A d = static_cast<A>(z[i]) - near;
+          rest += d;
+          rest_squares += d * d;
         }
       }
-      a->blocks[unit] = {
-          static_cast<double>(count), static_cast<double>(mean),
-          static_cast<double>(simd::sum<A, W>(squares) + rest)};
+      a->blocks[unit] = Moments::around(
+          near, count, simd::sum<A, W>(distance) + rest,
+          simd::sum<A, W>(squares) + rest_squares);
     }
   }
 };
@@ -115,23 +117,26 @@ struct PlaneApply {
       const A bias = a->bias ? a->bias[c] : A(0);
       const A keep = a->keep ? a->keep[n] : A(1);
       const int64_t base = planes->at(n, c);
-      double energy = 0.0;
-      for (int64_t begin = 0; begin < planes->size; begin += kBlock) {
-        const int64_t end = std::min(planes->size, begin + kBlock);
+      simd::Vector<A, W> total{};
+      A rest = 0;
+      int64_t i = 0;
+      while (i + 2 * W <= planes->size) {
+        const int64_t stop = std::min(planes->size, i + kRun);
         simd::Vector<A, W> even{}, odd{};
-        A rest = 0;
-        int64_t i = begin;
-        for (; i + 2 * W <= end; i += 2 * W) {
+        for (; i + 2 * W <= stop; i += 2 * W) {
           even += element<W>(*a, base + i, mean, slope, bias, keep);
           odd += element<W>(*a, base + i + W, mean, slope, bias, keep);
         }
-        for (; i < end; ++i) {
-          rest += element<1>(*a, base + i, mean, slope, bias, keep)[0];
-        }
-        energy += simd::sum<A, W>(even + odd) + rest;
+        total += even + odd;
+      }
+      for (; i + W <= planes->size; i += W) {
+        total += element<W>(*a, base + i, mean, slope, bias, keep);
+      }
+      for (; i < planes->size; ++i) {
+        rest += element<1>(*a, base + i, mean, slope, bias, keep)[0];
       }
       if constexpr (P != Power::none) {
-        a->partial[n * planes->channels + c] = static_cast<A>(energy);
+        a->partial[n * planes->channels + c] = simd::sum<A, W>(total) + rest;
       }
     }
   }
@@ -151,7 +156,7 @@ struct PlaneReduce {
       const PlaneBlock b = planes->block(unit % planes->blocks);
       const Channel<A> channel(*a, c);
       simd::Vector<A, W> sum_g{}, sum_gz{};
-      A rest_g = 0, rest_gz = 0;
+      double rest_g = 0.0, rest_gz = 0.0;
       for (int64_t n = b.n0; n < b.n1; ++n) {
         const Sample<A> sample(*a, n);
         const int64_t base = planes->at(n, c);
@@ -170,8 +175,7 @@ struct PlaneReduce {
         }
       }
       a->blocks[unit] = {
-          static_cast<double>(simd::sum<A, W>(sum_g) + rest_g),
-          static_cast<double>(simd::sum<A, W>(sum_gz) + rest_gz)};
+          simd::sum<A, W>(sum_g) + rest_g, simd::sum<A, W>(sum_gz) + rest_gz};
     }
   }
 };

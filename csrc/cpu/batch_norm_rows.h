@@ -18,9 +18,9 @@ struct Rows {
   int64_t tiles;  // in a sample
 
   Rows(int64_t n, int64_t s, int64_t c) : batch(n), size(s), channels(c), rows(n * s) {
-    height = std::clamp<int64_t>(4 * kBlock / channels, 32, 1024);
+    height = std::clamp<int64_t>(4 * kBlock / channels, 32, 256);
     blocks = divide_up(rows, height);
-    tile = std::min(size, std::max<int64_t>(1, 2 * kBlock / channels));
+    tile = std::min(size, std::clamp<int64_t>(4 * kBlock / channels, 1, 256));
     tiles = divide_up(size, tile);
   }
 };
@@ -49,19 +49,19 @@ struct RowStatistics {
   template <int W>
   static TRGL_INLINE void columns(
       const Forward<T>& a, const Rows& rows, int64_t block, int64_t begin, int64_t end, int64_t c) {
-    simd::Vector<A, W> total{}, squares{};
+    simd::Vector<A, W> total{}, distance{}, squares{};
     for (int64_t row = begin; row < end; ++row) {
       total += simd::load<W>(a.z + row * rows.channels + c);
     }
-    const simd::Vector<A, W> mean = total / static_cast<A>(end - begin);
+    const simd::Vector<A, W> near = total / static_cast<A>(end - begin);
     for (int64_t row = begin; row < end; ++row) {
-      const simd::Vector<A, W> d = simd::load<W>(a.z + row * rows.channels + c) - mean;
+      const simd::Vector<A, W> d = simd::load<W>(a.z + row * rows.channels + c) - near;
+      distance += d;
       squares += d * d;
     }
     for (int lane = 0; lane < W; ++lane) {
-      a.blocks[block * rows.channels + c + lane] = {
-          static_cast<double>(end - begin), static_cast<double>(mean[lane]),
-          static_cast<double>(squares[lane])};
+      a.blocks[block * rows.channels + c + lane] =
+          Moments::around(near[lane], end - begin, distance[lane], squares[lane]);
     }
   }
 

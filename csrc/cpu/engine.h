@@ -21,6 +21,10 @@ using simd::Power;
 // Elements below which a second thread costs more than it gains (PyTorch's own grain).
 constexpr int64_t kGrain = 32768;
 
+// Elements that one vector of float32 sums takes up before it is added to the next level: long
+// running sums lose their last digits, and on the coarse grid of bfloat16 always to the same side.
+constexpr int64_t kRun = 1024;
+
 // Calls f(begin, end) on ranges of `units`, each about `elements` large, on PyTorch's own threads:
 // through libtorch, since a parallel region compiled here would start a second pool beside it.
 template <class F>

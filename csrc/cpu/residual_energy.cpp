@@ -22,6 +22,7 @@ namespace trgl::cpu {
 namespace {
 
 constexpr int64_t kTile = 16384;
+constexpr int64_t kRows = 256;  // of a tile whose channels are added up one by one
 
 // Where the scale of an element of a sample is found.
 enum class Scale { none, row, lane };
@@ -49,7 +50,7 @@ struct Geometry {
       kind = length == 1 ? Scale::lane : Scale::row;
       if (kind == Scale::lane) {
         length = channels;
-        tile = std::max<int64_t>(1, kTile / std::max<int64_t>(1, channels)) * channels;
+        tile = std::clamp<int64_t>(kTile / std::max<int64_t>(1, channels), 1, kRows) * channels;
       }
     }
     tile = std::max<int64_t>(1, std::min(tile, features));
@@ -139,22 +140,29 @@ struct ForwardKernel {
       const int64_t end = std::min(begin + g.tile, g.features);
       const int64_t base = n * g.features;
       const A keep = a.keep ? a.keep[n] : A(1);
-      simd::Vector<A, W> even{}, odd{};
-      A rest = 0;
+      simd::Vector<A, W> total{};
+      double rest = 0.0;
       for_segments(
           g, a.scale, keep, begin, end,
           [&](int64_t from, int64_t to, auto factor, A, int64_t) TRGL_INLINE_LAMBDA {
             int64_t i = from;
-            for (; i + 2 * W <= to; i += 2 * W) {
-              even += element<W>(a, base + i, i - from, factor);
-              odd += element<W>(a, base + i + W, i + W - from, factor);
+            while (i + 2 * W <= to) {
+              simd::Vector<A, W> even{}, odd{};
+              for (const int64_t stop = std::min(to, i + kRun); i + 2 * W <= stop; i += 2 * W) {
+                even += element<W>(a, base + i, i - from, factor);
+                odd += element<W>(a, base + i + W, i + W - from, factor);
+              }
+              total += even + odd;
+            }
+            for (; i + W <= to; i += W) {
+              total += element<W>(a, base + i, i - from, factor);
             }
             for (; i < to; ++i) {
               rest += element<1>(a, base + i, i - from, factor)[0];
             }
           });
       if constexpr (P != Power::none) {
-        a.partial[unit] = simd::sum<A, W>(even + odd) + rest;
+        a.partial[unit] = static_cast<A>(simd::sum<A, W>(total) + rest);
       }
     }
   }
@@ -220,7 +228,7 @@ struct BackwardKernel {
           g, a.scale, keep, begin, end,
           [&](int64_t from, int64_t to, auto factor, A, int64_t channel) TRGL_INLINE_LAMBDA {
             simd::Vector<A, W> total{};
-            A rest = 0;
+            double rest = 0.0;
             const bool lanes = sums && g.kind == Scale::lane;
             int64_t i = from;
             for (; i + W <= to; i += W) {
@@ -238,7 +246,7 @@ struct BackwardKernel {
               }
             }
             if (sums && g.kind == Scale::row) {
-              sums[channel] += simd::sum<A, W>(total) + rest;
+              sums[channel] += static_cast<A>(simd::sum<A, W>(total) + rest);
             }
           });
     }

@@ -1,5 +1,7 @@
 """What every regularized block does at its end, and the block around any branch."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
@@ -92,7 +94,7 @@ class Regularized(nn.Module):
         if energies is not None:
             if self.energy == "displacement":
                 energy = displacement_energy(x, y, p=energies.p)
-            energies.add(energy, y[0].numel())
+            energies.add(energy, math.prod(y.shape[1:]))
         return y
 
 

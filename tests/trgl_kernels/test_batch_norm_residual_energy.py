@@ -1,0 +1,393 @@
+"""batch_norm_residual_energy: every engine against float64, eager PyTorch, and torch's BatchNorm."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from oracle import (
+    INTERPRETED,
+    LAYOUTS,
+    OPCHECK_READS_GRAD,
+    assert_three_way,
+    away_from_kink,
+    gradients,
+    leaf,
+    relative_error,
+    rounded,
+    saved_bytes,
+)
+from torch import Tensor
+
+from trgl_kernels import batch_norm_residual_energy, reference
+
+SHAPES = [(6, 7), (3, 11, 6), (2, 3, 5, 7), (3, 16, 4, 4), (5, 33, 1, 1), (2, 3, 2, 3, 4)]
+if not INTERPRETED:
+    SHAPES += [(2, 5, 97, 101), (4, 33, 28, 28), (20, 1, 30, 30)]
+
+OPTIONS = {
+    "training": {"training": True},
+    "evaluation": {"training": False},
+    "no-affine": {"training": True, "affine": False, "activation": "none"},
+    "no-running": {"training": True, "running": False},
+    "keep": {"training": True, "keep": True},
+    "p1.5-keep": {"training": True, "keep": True, "p": 1.5, "activation": "none"},
+    "p3-evaluation": {"training": False, "p": 3.0},
+}
+
+
+def draw(shape: tuple[int, ...], options: dict) -> tuple[Tensor, Tensor, dict, list[Tensor]]:
+    """Inputs, options and cotangents in float64; means far from 0, so that they matter."""
+    generator = torch.Generator().manual_seed(hash(shape) % 1000)
+
+    def normal(*size: int) -> Tensor:
+        return torch.randn(*size, generator=generator, dtype=torch.float64)
+
+    c = shape[1]
+    drawn = {
+        "weight": normal(c).abs() + 0.2 if options.get("affine", True) else None,
+        "bias": normal(c) if options.get("affine", True) else None,
+        "running_mean": normal(c) if options.get("running", True) else None,
+        "running_var": normal(c).abs() + 0.5 if options.get("running", True) else None,
+    }
+    if options.get("keep"):
+        drawn["keep"] = (torch.arange(shape[0]) % 3 != 0).double() * 1.5
+    given = ("training", "p", "activation")
+    drawn |= {k: v for k, v in options.items() if k in given}
+    z = normal(*shape) * (normal(c).abs() + 0.5).reshape(-1, *[1] * (len(shape) - 2)) + 3.0
+    copies = {k: v.clone() if isinstance(v, Tensor) else v for k, v in drawn.items()}
+    q = batch_norm(z, torch.zeros_like(z), **{**copies, "activation": "none"})[0]
+    weights = torch.linspace(-1.0, 2.0, shape[0], dtype=torch.float64)
+    return z, away_from_kink(normal(*shape), q), drawn, [normal(*shape) + 0.5, weights]
+
+
+def batch_norm(  # type: ignore[no-untyped-def]
+    z, x, weight, bias, running_mean, running_var, *, training, activation="relu", keep=None, p=2.0
+):
+    """What a user writes without this operator; the energy in float32."""
+    q = F.batch_norm(z, running_mean, running_var, weight, bias, training, 0.1, 1e-5)
+    if keep is not None:
+        q = q * reference.along(keep, z, 0, z.dtype)
+    y = torch.relu(x + q) if activation == "relu" else x + q
+    wide = reference.accumulation_dtype(z)
+    return y, q.to(wide).abs().pow(p).flatten(1).sum(1)
+
+
+def run(function, z, x, options, cotangents, dtype, layout):  # type: ignore[no-untyped-def]
+    """Named outputs, gradients and running statistics of a function at a type and layout."""
+    z, x = leaf(z, dtype, layout), leaf(x, dtype, layout)
+    wide = reference.accumulation_dtype(z)
+    options = {k: v.to(wide, copy=True) if isinstance(v, Tensor) else v for k, v in options.items()}
+    inputs = {"grad_z": z, "grad_x": x}
+    for name in ("weight", "bias"):
+        if options[name] is not None:
+            inputs[f"grad_{name}"] = options[name].requires_grad_()
+    y, energy, *_ = function(z, x, **options)
+    grads = gradients([y, energy], [cotangents[0].to(dtype), cotangents[1].to(wide)], [*inputs.values()])
+    found = {"y": y.detach(), "energy": energy.detach(), **dict(zip(inputs, grads, strict=True))}
+    for name in ("running_mean", "running_var"):
+        if options[name] is not None:
+            found[name] = options[name]
+    return found
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_values_and_gradients(shape, options, dtype, layout) -> None:
+    if layout == "channels_last" and len(shape) != 4:
+        pytest.skip("channels_last is a layout of four dimensions")
+    z, x, given, (grad_y, grad_energy) = draw(shape, OPTIONS[options])
+    cotangents = [rounded(grad_y, dtype), grad_energy]
+    drawn = (rounded(z, dtype), rounded(x, dtype), given, cotangents)
+    exact = run(reference.batch_norm_residual_energy, *drawn, torch.float64, torch.contiguous_format)
+    engine = run(batch_norm_residual_energy, *drawn, dtype, LAYOUTS[layout])
+    plain = run(batch_norm, *drawn, dtype, LAYOUTS[layout])
+    assert_three_way(list(exact), *[list(found.values()) for found in (engine, plain, exact)])
+    assert engine["y"].dtype == dtype
+    if len(shape) == 4:
+        assert engine["y"].is_contiguous(memory_format=LAYOUTS[layout])
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_gradcheck(options) -> None:
+    z, x, options, _ = draw((3, 4, 3, 2), OPTIONS[options])
+    names = [name for name in ("weight", "bias") if options[name] is not None]
+    vectors = [options.pop(name).requires_grad_() for name in names]
+    options.pop("running_mean" if options["running_mean"] is None else "", None)
+
+    def function(z, x, *vectors):  # type: ignore[no-untyped-def]
+        given = {"weight": None, "bias": None, "running_mean": None, **options}
+        given |= dict(zip(names, vectors, strict=True))
+        given |= {k: v.clone() for k, v in given.items() if k.startswith("running") and v is not None}
+        return batch_norm_residual_energy(z, x, **given)
+
+    assert torch.autograd.gradcheck(function, (z.requires_grad_(), x.requires_grad_(), *vectors))
+
+
+@OPCHECK_READS_GRAD
+@pytest.mark.parametrize("with_energy", [True, False])
+@pytest.mark.parametrize("options", ["training", "evaluation", "no-running", "keep"])
+def test_opcheck(options, with_energy) -> None:
+    z, x, options, _ = draw((3, 4, 5, 2), OPTIONS[options])
+    single = {k: v.float() if isinstance(v, Tensor) else v for k, v in options.items()}
+    args = (
+        z.float().requires_grad_(),
+        x.float().requires_grad_(),
+        single["weight"].requires_grad_(),
+        single["bias"].requires_grad_(),
+        single["running_mean"],
+        single["running_var"],
+        single["training"],
+        0.1,
+        1e-5,
+        "relu",
+        single.get("keep"),
+        2.0,
+        with_energy,
+    )
+    torch.library.opcheck(torch.ops.trgl.batch_norm_residual_energy.default, args)
+
+
+def test_compiles_without_a_graph_break() -> None:
+    drawn = draw((4, 6, 5, 5), OPTIONS["keep"])
+    compiled = torch.compile(batch_norm_residual_energy, fullgraph=True)
+    ours = run(batch_norm_residual_energy, *drawn, torch.float32, torch.contiguous_format)
+    theirs = run(compiled, *drawn, torch.float32, torch.contiguous_format)
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_cost_of_a_normalized_residue_in_closed_form(layout) -> None:
+    """C = mean_c(γ²·var/(var + eps) + β²), and its gradient acts on γ and β (DESIGN, section 2)."""
+    z = (torch.randn(6, 8, 5, 5) * 2 + 1).contiguous(memory_format=LAYOUTS[layout])
+    x = torch.randn(6, 8, 5, 5)
+    weight, bias = torch.rand(8).requires_grad_(), torch.randn(8).requires_grad_()
+    z.requires_grad_()
+    _, energy = batch_norm_residual_energy(z, x, weight, bias, None, None, training=True, eps=1e-3)
+    cost = (energy / z[0].numel()).mean()
+    var = z.detach().var((0, 2, 3), unbiased=False)
+    shrink = var / (var + 1e-3)
+    torch.testing.assert_close(cost, (weight**2 * shrink + bias**2).mean())
+    grad_z, grad_weight, grad_bias = torch.autograd.grad(cost, [z, weight, bias])
+    torch.testing.assert_close(grad_weight, 2 * weight.detach() * shrink / 8)
+    torch.testing.assert_close(grad_bias, 2 * bias.detach() / 8)
+    # the derivative of var/(var + eps) is eps/(var + eps)²
+    centred = z.detach() - z.detach().mean((0, 2, 3), keepdim=True)
+    slope = (weight.detach() ** 2 * 1e-3 / (var + 1e-3) ** 2 / 8)[:, None, None]
+    expected = slope * 2 * centred / (6 * 25)
+    assert (grad_z - expected).norm() < 1e-6
+
+
+def test_statistics_with_a_mean_far_from_zero() -> None:
+    z = torch.randn(4, 3, 20, 20 if not INTERPRETED else 5) * 0.1 + 500.0
+    exact = run(*wide_arguments(z, torch.float64, reference.batch_norm_residual_energy))
+    engine = run(*wide_arguments(z, torch.float32, batch_norm_residual_energy))
+    plain = run(*wide_arguments(z, torch.float32, batch_norm))
+    for name in ("y", "energy", "running_var"):
+        bound = 2 * relative_error(plain[name], exact[name]) + 3e-7
+        assert relative_error(engine[name], exact[name]) <= bound, name
+
+
+def wide_arguments(z, dtype, function):  # type: ignore[no-untyped-def]
+    c = z.shape[1]
+    options = {
+        "weight": torch.ones(c),
+        "bias": torch.zeros(c),
+        "running_mean": torch.zeros(c),
+        "running_var": torch.ones(c),
+        "training": True,
+    }
+    cotangents = [torch.ones_like(z), torch.ones(z.shape[0])]
+    return function, z, torch.zeros_like(z), options, cotangents, dtype, torch.contiguous_format
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.1, 1.0])
+def test_running_statistics_follow_torch(momentum) -> None:
+    ours, theirs = ([torch.zeros(5), torch.ones(5)] for _ in range(2))
+    for step in range(3):
+        z = torch.randn(4, 5, 6, 3) + step
+        batch_norm_residual_energy(
+            z, torch.zeros_like(z), None, None, *ours, training=True, momentum=momentum
+        )
+        F.batch_norm(z, *theirs, None, None, True, momentum)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_running_statistics_of_lower_precision() -> None:
+    z = torch.randn(4, 5, 6, 3)
+    mean, var = torch.zeros(5, dtype=torch.bfloat16), torch.ones(5, dtype=torch.bfloat16)
+    batch_norm_residual_energy(z, z, None, None, mean, var, training=True)
+    torch.testing.assert_close(mean, (0.1 * z.mean((0, 2, 3))).bfloat16())
+
+
+def test_running_statistics_count_their_changes() -> None:
+    z = torch.randn(4, 5, 6, 3, requires_grad=True)
+    mean, var = torch.zeros(5), torch.ones(5)
+    before = mean._version
+    batch_norm_residual_energy(z, z, None, None, mean, var, training=True)
+    assert mean._version > before and var._version == mean._version
+    version = mean._version
+    batch_norm_residual_energy(z, z, None, None, mean, var, training=False)
+    assert mean._version == version
+
+
+def test_evaluation_keeps_the_statistics_of_its_forward() -> None:
+    z = torch.randn(4, 5, 6, 3, requires_grad=True)
+    mean, var = torch.zeros(5), torch.ones(5)
+    y, _ = batch_norm_residual_energy(z, z.detach(), None, None, mean, var, training=False)
+    var.fill_(100.0)
+    (found,) = torch.autograd.grad(y.sum(), z)
+    torch.testing.assert_close(found, (y > 0).float() / (1 + 1e-5) ** 0.5)
+
+
+def test_mixed_types_are_promoted() -> None:
+    z = torch.randn(3, 5, 4, 4).bfloat16().requires_grad_()
+    x = torch.randn(3, 5, 4, 4, requires_grad=True)
+    weight = torch.rand(5, dtype=torch.bfloat16, requires_grad=True)
+    y, energy = batch_norm_residual_energy(z, x, weight, None, None, None, training=True)
+    assert (y.dtype, energy.dtype) == (torch.float32, torch.float32)
+    expected = torch.relu(x + F.batch_norm(z.float(), None, None, weight.float(), None, True))
+    torch.testing.assert_close(y, expected)
+    grads = torch.autograd.grad(y.sum() + energy.sum(), [z, x, weight])
+    assert [g.dtype for g in grads] == [torch.bfloat16, torch.float32, torch.bfloat16]
+
+
+def test_layouts_that_are_not_dense_and_expanded_gradients() -> None:
+    z = torch.randn(3, 9, 6, 8)[:, ::2, :, 1::2].requires_grad_()
+    x = torch.randn(8, 6, 5, 3).permute(3, 2, 1, 0)[..., ::2].requires_grad_()
+    y, energy = batch_norm_residual_energy(z, x, None, None, None, None, training=True)
+    expected = batch_norm(z, x, None, None, None, None, training=True)
+    torch.testing.assert_close((y, energy), expected)
+    found = torch.autograd.grad(y.sum() + energy.mean(), [z, x])
+    known = torch.autograd.grad(expected[0].sum() + expected[1].mean(), [z, x])
+    torch.testing.assert_close(found, known, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 3, 3), (2, 0, 3, 3), (3, 4, 0, 2)], ids=str)
+@pytest.mark.parametrize("training", [True, False])
+def test_empty_inputs(shape, training) -> None:
+    z, x = torch.zeros(shape, requires_grad=True), torch.zeros(shape, requires_grad=True)
+    c = shape[1]
+    mean, var = torch.zeros(c), torch.ones(c)
+    weight = torch.ones(c, requires_grad=True)
+    if training and z.numel() == c:  # no channel at all: torch refuses it as well
+        pytest.skip("nothing per channel to take statistics of")
+    y, energy = batch_norm_residual_energy(z, x, weight, None, mean, var, training=training)
+    torch.testing.assert_close(energy, torch.zeros(shape[0]))
+    (y.sum() + energy.sum()).backward()
+    assert z.grad is not None and z.grad.shape == shape
+    assert torch.equal(weight.grad, torch.zeros(c))
+    assert torch.equal(mean, torch.zeros(c)) and torch.equal(var, torch.ones(c))
+
+
+def test_samples_do_not_mix_in_evaluation() -> None:
+    z, x, order = torch.randn(4, 3, 5, 5), torch.randn(4, 3, 5, 5), torch.tensor([2, 0, 3, 1])
+    statistics = torch.randn(3), torch.rand(3) + 0.5
+    y, energy = batch_norm_residual_energy(z, x, None, None, *statistics, training=False)
+    shuffled = batch_norm_residual_energy(z[order], x[order], None, None, *statistics, training=False)
+    assert torch.equal(shuffled[0], y[order]) and torch.equal(shuffled[1], energy[order])
+
+
+def test_nan_propagates() -> None:
+    z, x = torch.randn(3, 4, 5, 5), torch.randn(3, 4, 5, 5)
+    z[1, 2, 3, 3] = float("nan")
+    x[0, 1, 0, 0] = float("nan")
+    y, energy = batch_norm_residual_energy(z, x, None, None, None, None, training=True)
+    expected, _ = batch_norm(z, x, None, None, None, None, training=True)
+    assert torch.equal(y.isnan(), expected.isnan())
+    assert energy.isnan().all()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_runs_are_bitwise_equal_whatever_the_threads(layout) -> None:
+    shape = (2, 3, 5, 5) if INTERPRETED else (5, 16, 60, 60)
+    drawn = draw(shape, OPTIONS["keep"])
+    first = run(batch_norm_residual_energy, *drawn, torch.float32, LAYOUTS[layout])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        second = run(batch_norm_residual_energy, *drawn, torch.float32, LAYOUTS[layout])
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_nothing_is_read_before_it_is_written(layout) -> None:
+    drawn = draw((3, 5, 7, 3), OPTIONS["keep"])
+    plain = run(batch_norm_residual_energy, *drawn, torch.float32, LAYOUTS[layout])
+    torch.use_deterministic_algorithms(True)  # fills new memory with NaN
+    try:
+        poisoned = run(batch_norm_residual_energy, *drawn, torch.float32, LAYOUTS[layout])
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(torch.equal(plain[name], poisoned[name]) for name in plain)
+
+
+@pytest.mark.parametrize("wanted", ["z", "x", "weight", "bias"])
+@pytest.mark.parametrize("used", ["y", "energy"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_only_what_is_wanted_is_computed(wanted, used, layout) -> None:
+    z, x, options, cotangents = draw((3, 4, 5, 5), OPTIONS["keep"])
+    z, x = (t.contiguous(memory_format=LAYOUTS[layout]) for t in (z, x))
+    tensors = {"z": z, "x": x, "weight": options.pop("weight"), "bias": options.pop("bias")}
+
+    def gradient(function) -> Tensor:  # type: ignore[no-untyped-def]
+        inputs = {k: v.detach().requires_grad_(k == wanted) for k, v in tensors.items()}
+        y, energy, *_ = function(**inputs, **options)
+        output, cotangent = (y, cotangents[0]) if used == "y" else (energy, cotangents[1])
+        if not output.requires_grad:
+            return torch.zeros_like(inputs[wanted])
+        return gradients([output], [cotangent], [inputs[wanted]])[0]
+
+    found, known = gradient(batch_norm_residual_energy), gradient(reference.batch_norm_residual_energy)
+    torch.testing.assert_close(found, known)
+
+
+def test_saves_two_vectors_beyond_inputs_and_outputs() -> None:
+    z, x = (torch.randn(4, 8, 6, 6, requires_grad=True) for _ in range(2))
+    weight, bias = (torch.rand(8, requires_grad=True) for _ in range(2))
+
+    def function(z, x, weight, bias):  # type: ignore[no-untyped-def]
+        return batch_norm_residual_energy(z, x, weight, bias, None, None, training=True)
+
+    assert saved_bytes(function, z, x, weight, bias) == 2 * 8 * 4  # mean and rstd, float32
+
+
+def test_double_backward_is_refused() -> None:
+    z = torch.randn(4, 3, requires_grad=True)
+    _, energy = batch_norm_residual_energy(z, z, None, None, None, None, training=True)
+    with pytest.raises(RuntimeError, match="no derivative of its own"):
+        torch.autograd.grad(energy.sum(), z, create_graph=True)
+
+
+GOOD = {
+    "z": torch.zeros(2, 3, 4, 4),
+    "x": torch.zeros(2, 3, 4, 4),
+    "weight": None,
+    "bias": None,
+    "running_mean": None,
+    "running_var": None,
+    "training": True,
+}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"x": torch.zeros(2, 3, 4, 5)}, "z and x must have the same shape; received"),
+        ({"weight": torch.ones(4)}, r"weight must hold one floating-point value per channel, \(3,\)"),
+        ({"running_mean": torch.ones(3)}, "must be given together"),
+        ({"training": False}, "evaluation needs running statistics"),
+        ({"z": torch.zeros(1, 3), "x": torch.zeros(1, 3)}, "more than one value per channel"),
+        ({"momentum": 1.5}, r"momentum must lie in \[0, 1\]; received 1.5"),
+        ({"eps": -1.0}, "eps must be finite and not negative"),
+        ({"activation": "tanh"}, "activation must be one of none, relu; received 'tanh'"),
+        ({"p": 0.0}, "p must be finite and at least 1"),
+        ({"keep": torch.ones(5)}, r"one floating-point factor per sample, shape \(2,\)"),
+    ],
+)
+def test_mistakes_are_explained(arguments, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        batch_norm_residual_energy(**{**GOOD, **arguments})

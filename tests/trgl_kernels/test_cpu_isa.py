@@ -1,0 +1,23 @@
+"""The compiled engine on the narrower instruction sets that this machine also has."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+@pytest.mark.parametrize("isa", ["base", "avx2"])
+def test_the_op_tests_pass_on_it(isa, engine) -> None:
+    if engine != "compiled":
+        pytest.skip("only the compiled engine has instruction sets")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    command += ["-k", "test_values_and_gradients and contiguous"]
+    command += [str(HERE / "test_residual_energy.py")]
+    command += [str(HERE / "test_batch_norm_residual_energy.py")]
+    environment = {**os.environ, "TRGL_KERNELS_CPU_ISA": isa}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout

@@ -1,0 +1,346 @@
+"""residual_energy: every engine against float64 and eager PyTorch, and what must always hold."""
+
+import pytest
+import torch
+from oracle import (
+    INTERPRETED,
+    LAYOUTS,
+    OPCHECK_READS_GRAD,
+    assert_three_way,
+    away_from_kink,
+    gradients,
+    leaf,
+    rounded,
+    saved_bytes,
+)
+from torch import Tensor
+
+from trgl_kernels import reference, residual_energy
+
+SHAPES = [(5, 7), (3, 11, 6), (2, 3, 5, 7), (2, 16, 4, 4), (3, 130, 1, 1), (2, 3, 2, 3, 4)]
+if not INTERPRETED:
+    SHAPES += [(2, 5, 97, 101), (4, 33, 28, 28)]
+
+OPTIONS = {
+    "plain": {},
+    "relu": {"activation": "relu"},
+    "scale": {"scale": True},
+    "keep": {"keep": True},
+    "scale-keep-relu": {"scale": True, "keep": True, "activation": "relu"},
+    "p1": {"p": 1.0},
+    "p1.5-keep": {"p": 1.5, "keep": True},
+    "p3-scale-relu": {"p": 3.0, "scale": True, "activation": "relu"},
+}
+
+
+def channels(shape: tuple[int, ...]) -> int:
+    return shape[1] if len(shape) >= 4 else shape[-1]
+
+
+def draw(shape: tuple[int, ...], options: dict) -> tuple[Tensor, Tensor, dict, list[Tensor]]:
+    """Inputs, options and cotangents in float64."""
+    generator = torch.Generator().manual_seed(hash(shape) % 1000)
+
+    def normal(*size: int) -> Tensor:
+        return torch.randn(*size, generator=generator, dtype=torch.float64)
+
+    options = dict(options)
+    if options.get("scale"):
+        options["scale"] = normal(channels(shape)).abs() + 0.2
+    if options.get("keep"):
+        options["keep"] = torch.tensor([0.0, 1.25, 1.25, 0.0, 1.25][: shape[0]]).double()
+    r = normal(*shape)
+    q = reference.residue(r, options.get("scale"), options.get("keep"), r.dtype)
+    x = away_from_kink(normal(*shape), q)
+    # uneven weights, so that a mistake in the sample index cannot cancel out
+    weights = torch.linspace(-1.0, 2.0, shape[0], dtype=torch.float64)
+    return x, r, options, [normal(*shape) + 0.5, weights]
+
+
+def run(function, x, r, options, cotangents, dtype, layout):  # type: ignore[no-untyped-def]
+    """[y, energy, grad_x, grad_r, grad_scale?] of a function at a type and layout."""
+    x, r = leaf(x, dtype, layout), leaf(r, dtype, layout)
+    wide = reference.accumulation_dtype(x)
+    options = {k: v.to(wide) if isinstance(v, Tensor) else v for k, v in options.items()}
+    inputs = [x, r]
+    if "scale" in options:
+        options["scale"] = options["scale"].clone().requires_grad_()
+        inputs.append(options["scale"])
+    y, energy = function(x, r, **options)
+    grads = gradients([y, energy], [cotangents[0].to(y.dtype), cotangents[1].to(wide)], inputs)
+    return [y.detach(), energy.detach(), *grads]
+
+
+def eager(x, r, activation="none", scale=None, keep=None, p=2.0):  # type: ignore[no-untyped-def]
+    """What a user writes without this operator; the energy in float32."""
+    q = r
+    if scale is not None:
+        dim = 1 if r.dim() >= 4 else r.dim() - 1
+        q = q * reference.along(scale, r, dim, r.dtype)
+    if keep is not None:
+        q = q * reference.along(keep, r, 0, r.dtype)
+    y = torch.relu(x + q) if activation == "relu" else x + q
+    wide = reference.accumulation_dtype(x)
+    return y, q.to(wide).abs().pow(p).flatten(1).sum(1)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_values_and_gradients(shape, options, dtype, layout) -> None:
+    if layout == "channels_last" and len(shape) != 4:
+        pytest.skip("channels_last is a layout of four dimensions")
+    x, r, given, (grad_y, grad_energy) = draw(shape, OPTIONS[options])
+    cotangents = [rounded(grad_y, dtype), grad_energy]
+    drawn = (rounded(x, dtype), rounded(r, dtype), given, cotangents)
+    exact = run(reference.residual_energy, *drawn, torch.float64, LAYOUTS["contiguous"])
+    engine = run(residual_energy, *drawn, dtype, LAYOUTS[layout])
+    plain = run(eager, *drawn, dtype, LAYOUTS[layout])
+    names = ["y", "energy", "grad_x", "grad_r", "grad_scale"][: len(exact)]
+    assert_three_way(names, engine, plain, exact)
+    assert engine[0].dtype == dtype
+    if len(shape) == 4:
+        assert engine[0].is_contiguous(memory_format=LAYOUTS[layout])
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_gradcheck(options) -> None:
+    x, r, options, _ = draw((3, 4, 3, 2), OPTIONS[options])
+    x, r = x.requires_grad_(), r.requires_grad_()
+    scale = options.pop("scale", None)
+    if scale is None:
+        assert torch.autograd.gradcheck(lambda x, r: residual_energy(x, r, **options), (x, r))
+    else:
+        scale.requires_grad_()
+        assert torch.autograd.gradcheck(
+            lambda x, r, s: residual_energy(x, r, scale=s, **options), (x, r, scale)
+        )
+
+
+@OPCHECK_READS_GRAD
+@pytest.mark.parametrize("options", ["plain", "scale-keep-relu"])
+@pytest.mark.parametrize("with_energy", [True, False])
+def test_opcheck(options, with_energy) -> None:
+    x, r, options, _ = draw((3, 4, 5, 2), OPTIONS[options])
+    args = (
+        x.float().requires_grad_(),
+        r.float().requires_grad_(),
+        options.get("activation", "none"),
+        options["scale"].float().requires_grad_() if "scale" in options else None,
+        options["keep"].float() if "keep" in options else None,
+        2.0,
+        with_energy,
+    )
+    torch.library.opcheck(torch.ops.trgl.residual_energy.default, args)
+
+
+@pytest.mark.parametrize("mask", [[True, True, True], [False, True, False], [True, False, True]])
+def test_opcheck_backward(mask) -> None:
+    x, r, options, (grad_y, grad_energy) = draw((3, 4, 5, 2), OPTIONS["scale-keep-relu"])
+    y, _ = reference.residual_energy(x, r, **options)
+    args = (grad_y, grad_energy, y, r, options["scale"], options["keep"], "relu", 2.0)
+    args = tuple(a.float() if isinstance(a, Tensor) else a for a in args)
+    torch.library.opcheck(
+        torch.ops.trgl.residual_energy_backward.default, (*args, torch.float32, mask)
+    )
+
+
+def test_compiles_without_a_graph_break() -> None:
+    x, r, options, cotangents = draw((4, 6, 5, 5), OPTIONS["scale-keep-relu"])
+    compiled = torch.compile(residual_energy, fullgraph=True)
+    ours = run(residual_energy, x, r, options, cotangents, torch.float32, torch.contiguous_format)
+    theirs = run(compiled, x, r, options, cotangents, torch.float32, torch.contiguous_format)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_mixed_types_are_promoted() -> None:
+    x, r, _, (grad_y, grad_energy) = draw((3, 5, 4, 4), {})
+    x, r = x.float().requires_grad_(), r.bfloat16().requires_grad_()
+    y, energy = residual_energy(x, r, activation="relu")
+    assert (y.dtype, energy.dtype) == (torch.float32, torch.float32)
+    torch.testing.assert_close(y, torch.relu(x + r.float()))
+    grad_x, grad_r = gradients([y, energy], [grad_y.float(), grad_energy.float()], [x, r])
+    assert (grad_x.dtype, grad_r.dtype) == (torch.float32, torch.bfloat16)
+    half, energy = residual_energy(x.half(), r, activation="none")
+    assert half.dtype == torch.float32
+
+
+def test_layouts_that_are_not_dense() -> None:
+    x = torch.randn(3, 9, 6, 8)[:, ::2, :, 1::2].requires_grad_()
+    r = torch.randn(8, 6, 5, 3).permute(3, 2, 1, 0)[..., ::2].requires_grad_()
+    y, energy = residual_energy(x, r, activation="relu")
+    torch.testing.assert_close(y, torch.relu(x + r))
+    torch.testing.assert_close(energy, (r * r).sum((1, 2, 3)))
+    grad = torch.randn(3, 5, 8, 6).transpose(2, 3)[..., ::2]
+    found = torch.autograd.grad([y, energy], [x, r], [grad, torch.ones(3)])
+    expected = torch.where(y > 0, grad, 0.0)
+    torch.testing.assert_close(found[0], expected)
+    torch.testing.assert_close(found[1], expected + 2 * r)
+
+
+def test_expanded_gradients() -> None:
+    x = torch.randn(3, 5, 4, 4, requires_grad=True)
+    r = torch.randn(3, 5, 4, 4, requires_grad=True)
+    y, energy = residual_energy(x, r, activation="relu")
+    found = torch.autograd.grad(y.sum() + energy.mean(), [x, r])
+    mask = (y > 0).float()
+    torch.testing.assert_close(found[0], mask)
+    torch.testing.assert_close(found[1], mask + 2 * r / 3)
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 3, 3), (2, 0, 3, 3), (3, 4, 0, 2), (0, 5)], ids=str)
+def test_empty_inputs(shape) -> None:
+    x, r = torch.zeros(shape, requires_grad=True), torch.zeros(shape, requires_grad=True)
+    y, energy = residual_energy(x, r)
+    assert y.shape == shape
+    torch.testing.assert_close(energy, torch.zeros(shape[0]))
+    (y.sum() + energy.sum()).backward()
+    assert r.grad is not None and r.grad.shape == shape
+
+
+@pytest.mark.parametrize("p", [1.0, 1.5, 2.0])
+def test_a_zero_residue_has_no_energy_and_no_slope(p) -> None:
+    x, r = torch.randn(2, 3, 4, 4), torch.zeros(2, 3, 4, 4, requires_grad=True)
+    y, energy = residual_energy(x, r, p=p)
+    assert torch.equal(y, x) and torch.equal(energy, torch.zeros(2))
+    energy.sum().backward()
+    assert torch.equal(r.grad, torch.zeros_like(r))
+
+
+def test_scaling_the_residue_scales_the_energy_by_its_power() -> None:
+    x, r = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
+    for p in (1.0, 2.0, 3.0):
+        _, energy = residual_energy(x, r, p=p)
+        _, larger = residual_energy(x, 2.0 * r, p=p)
+        torch.testing.assert_close(larger, 2.0**p * energy)
+
+
+def test_samples_do_not_mix() -> None:
+    x, r, order = torch.randn(4, 3, 5, 5), torch.randn(4, 3, 5, 5), torch.tensor([2, 0, 3, 1])
+    y, energy = residual_energy(x, r, activation="relu")
+    shuffled = residual_energy(x[order], r[order], activation="relu")
+    assert torch.equal(shuffled[0], y[order]) and torch.equal(shuffled[1], energy[order])
+
+
+def test_the_energy_is_that_of_the_keep_and_scale_residue() -> None:
+    r, scale = torch.randn(3, 4, 2, 2), torch.rand(4)
+    keep = torch.tensor([0.0, 2.0, 2.0])
+    _, energy = residual_energy(torch.zeros_like(r), r, scale=scale, keep=keep)
+    q = r * scale[:, None, None] * keep[:, None, None, None]
+    torch.testing.assert_close(energy, q.square().sum((1, 2, 3)))
+    assert energy[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("shape", "scale"), [((2, 3, 5, 4), (3, 1, 1)), ((2, 3, 5, 4), (1, 1, 1, 4)), ((2, 3, 5), (3, 1))]
+)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_scale_with_a_broadcastable_shape(shape, scale, layout) -> None:
+    x, r = torch.randn(shape), torch.randn(shape)
+    if len(shape) == 4:
+        x, r = (t.contiguous(memory_format=LAYOUTS[layout]) for t in (x, r))
+    factor = (torch.rand(scale) + 0.5).requires_grad_()
+    y, energy = residual_energy(x, r, scale=factor)
+    torch.testing.assert_close(y, x + factor * r)
+    (found,) = torch.autograd.grad(y.sum() + energy.sum(), factor, retain_graph=True)
+    q = x + factor * r, ((factor * r) ** 2).sum()
+    (expected,) = torch.autograd.grad(q[0].sum() + q[1], factor)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_nan_and_infinity_propagate(dtype) -> None:
+    x = torch.tensor([[float("nan"), 1.0, float("inf"), -float("inf"), 2.0]], dtype=dtype)
+    r = torch.tensor([[1.0, float("nan"), 1.0, 1.0, -3.0]], dtype=dtype)
+    y, energy = residual_energy(x, r, activation="relu")
+    assert torch.equal(y.isnan(), torch.relu(x + r).isnan())
+    assert y[0, 2] == float("inf") and y[0, 3] == 0 and y[0, 4] == 0
+    assert energy.isnan().all()
+
+
+def test_runs_are_bitwise_equal_whatever_the_threads() -> None:
+    shape = (2, 3, 5, 5) if INTERPRETED else (3, 16, 60, 60)
+    drawn = draw(shape, OPTIONS["scale-keep-relu"])
+    first = run(residual_energy, *drawn, torch.float32, torch.contiguous_format)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        second = run(residual_energy, *drawn, torch.float32, torch.contiguous_format)
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_nothing_is_read_before_it_is_written() -> None:
+    drawn = draw((3, 5, 7, 3), OPTIONS["scale-keep-relu"])
+    plain = run(residual_energy, *drawn, torch.float32, torch.contiguous_format)
+    torch.use_deterministic_algorithms(True)  # fills new memory with NaN
+    try:
+        poisoned = run(residual_energy, *drawn, torch.float32, torch.contiguous_format)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(torch.equal(a, b) for a, b in zip(plain, poisoned, strict=True))
+
+
+@pytest.mark.parametrize("wanted", ["x", "r", "scale"])
+@pytest.mark.parametrize("used", ["y", "energy"])
+def test_only_what_is_wanted_is_computed(wanted, used) -> None:
+    x, r, options, cotangents = draw((3, 4, 5, 5), OPTIONS["scale-keep-relu"])
+    tensors = {"x": x, "r": r, "scale": options.pop("scale")}
+
+    def gradient(function) -> Tensor:  # type: ignore[no-untyped-def]
+        inputs = {k: v.detach().requires_grad_(k == wanted) for k, v in tensors.items()}
+        y, energy = function(inputs["x"], inputs["r"], scale=inputs["scale"], **options)
+        output, cotangent = (y, cotangents[0]) if used == "y" else (energy, cotangents[1])
+        if not output.requires_grad:
+            return torch.zeros_like(inputs[wanted])
+        return gradients([output], [cotangent], [inputs[wanted]])[0]
+
+    torch.testing.assert_close(gradient(residual_energy), gradient(reference.residual_energy))
+
+
+def test_saves_nothing_beyond_inputs_and_outputs() -> None:
+    x, r = (torch.randn(4, 8, 6, 6, requires_grad=True) for _ in range(2))
+    for activation in ("none", "relu"):
+        assert saved_bytes(lambda x, r, a=activation: residual_energy(x, r, activation=a), x, r) == 0
+
+
+def test_double_backward_is_refused() -> None:
+    x, r = (torch.randn(2, 3, requires_grad=True) for _ in range(2))
+    _, energy = residual_energy(x, r)
+    with pytest.raises(RuntimeError, match="no derivative of its own"):
+        torch.autograd.grad(energy.sum(), r, create_graph=True)
+
+
+def test_autocast_changes_nothing() -> None:
+    x, r = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
+    outside = residual_energy(x, r, p=1.5)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = residual_energy(x, r, p=1.5)
+    assert all(torch.equal(a, b) for a, b in zip(outside, inside, strict=True))
+
+
+GOOD = torch.zeros(2, 3, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"r": torch.zeros(2, 3, 4, 5)}, "must have the same shape; received"),
+        ({"r": torch.zeros(2, 3, 4, 4, dtype=torch.int32)}, "r must be a floating-point tensor"),
+        ({"x": torch.zeros(3), "r": torch.zeros(3)}, "a batch and a feature dimension"),
+        ({"activation": "gelu"}, "activation must be one of none, relu; received 'gelu'"),
+        ({"p": 0.5}, "p must be finite and at least 1; received 0.5"),
+        ({"p": float("nan")}, "p must be finite and at least 1"),
+        ({"keep": torch.ones(3)}, r"one floating-point factor per sample, shape \(2,\)"),
+        ({"keep": torch.ones(2, requires_grad=True)}, "gets no gradient"),
+        ({"scale": torch.ones(4)}, "one floating-point factor per channel"),
+        ({"scale": torch.ones(3, 4, 1)}, "one floating-point factor per channel"),
+    ],
+)
+def test_mistakes_are_explained(arguments, message) -> None:
+    arguments = {"x": GOOD, "r": GOOD, **arguments}
+    with pytest.raises(ValueError, match=message):
+        residual_energy(arguments.pop("x"), arguments.pop("r"), **arguments)
