@@ -18,6 +18,13 @@ from .residual_energy import residual_energy
 
 _twins = None if _load().loaded else _autograd.register()
 
+try:
+    from . import cuda as _cuda
+except ImportError:  # no Triton on this platform: info() says so, and the reference runs
+    pass
+else:
+    _cuda.register()
+
 __all__ = [
     "RegularizedBasicBlock",
     "RegularizedBottleneck",

@@ -22,7 +22,9 @@ class EnergyCollector:
 
     def __init__(self, p: float = 2.0) -> None:
         if not 1.0 <= p < float("inf"):
-            raise refusal("collect_energy: the exponent p must be finite and at least 1", p, "Use 2.")
+            raise refusal(
+                "collect_energy: the exponent p must be finite and at least 1", p, "Use 2."
+            )
         self.p = p
         self.energies: list[Tensor] = []  # each [N]
         self.features: list[int] = []  # D of each block
@@ -53,7 +55,9 @@ class EnergyCollector:
             ValueError: no block added an energy, or the reduction is unknown.
         """
         if reduction not in ("mean", "sum"):
-            raise refusal("total: reduction must be 'mean' or 'sum'", repr(reduction), "Choose one.")
+            raise refusal(
+                "total: reduction must be 'mean' or 'sum'", repr(reduction), "Choose one."
+            )
         if not self.energies:
             raise refusal(
                 "total: at least one regularized block must run inside collect_energy()",

@@ -43,23 +43,26 @@ def regularize(model: M, recompute: str = "none", energy: str = "residue") -> M:
     """
     if recompute not in RECOMPUTE:
         raise refusal(
-            f"regularize: recompute must be one of {', '.join(RECOMPUTE)}", repr(recompute), "Use it."
+            f"regularize: recompute must be one of {', '.join(RECOMPUTE)}",
+            repr(recompute),
+            "Leave it out.",
         )
-    found = 0
-    modules = list(model.named_modules())
-    for name, module in modules:
+    swapped: dict[nn.Module, Regularized] = {}
+    # a block that has two names stays one block
+    for name, module in list(model.named_modules(remove_duplicate=False)):
+        if isinstance(module, Regularized):
+            swapped[module] = module.with_energy(energy)
+            continue
         twin = _TWINS.get(type(module))
-        if twin is not None:
-            new = _as(twin, module).with_energy(energy)
-            if not name:
-                return new  # type: ignore[return-value]
-            parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, new)
-            found += 1
-        elif isinstance(module, Regularized):
-            module.with_energy(energy)
-            found += 1
-    if not found:
+        if twin is None:
+            continue
+        if module not in swapped:
+            swapped[module] = _as(twin, module).with_energy(energy)
+        if not name:
+            return swapped[module]  # type: ignore[return-value]
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, swapped[module])
+    if not swapped:
         raise refusal(
             "regularize: the model must have a residual block that is known",
             f"{type(model).__name__} with none",

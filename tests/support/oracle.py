@@ -74,9 +74,7 @@ def gradients(
 ) -> list[Tensor]:
     """Vector-Jacobian products; zeros where an input was not used."""
     found = torch.autograd.grad(list(outputs), list(inputs), list(cotangents), allow_unused=True)
-    return [
-        torch.zeros_like(i) if g is None else g for g, i in zip(found, inputs, strict=True)
-    ]
+    return [torch.zeros_like(i) if g is None else g for g, i in zip(found, inputs, strict=True)]
 
 
 def leaf(tensor: Tensor, dtype: torch.dtype, layout: torch.memory_format) -> Tensor:

@@ -81,7 +81,9 @@ def run(function, z, x, options, cotangents, dtype, layout):  # type: ignore[no-
         if options[name] is not None:
             inputs[f"grad_{name}"] = options[name].requires_grad_()
     y, energy, *_ = function(z, x, **options)
-    grads = gradients([y, energy], [cotangents[0].to(dtype), cotangents[1].to(wide)], [*inputs.values()])
+    grads = gradients(
+        [y, energy], [cotangents[0].to(dtype), cotangents[1].to(wide)], [*inputs.values()]
+    )
     found = {"y": y.detach(), "energy": energy.detach(), **dict(zip(inputs, grads, strict=True))}
     for name in ("running_mean", "running_var"):
         if options[name] is not None:
@@ -99,7 +101,9 @@ def test_values_and_gradients(shape, options, dtype, layout) -> None:
     z, x, given, (grad_y, grad_energy) = draw(shape, OPTIONS[options])
     cotangents = [rounded(grad_y, dtype), grad_energy]
     drawn = (rounded(z, dtype), rounded(x, dtype), given, cotangents)
-    exact = run(reference.batch_norm_residual_energy, *drawn, torch.float64, torch.contiguous_format)
+    exact = run(
+        reference.batch_norm_residual_energy, *drawn, torch.float64, torch.contiguous_format
+    )
     engine = run(batch_norm_residual_energy, *drawn, dtype, LAYOUTS[layout])
     plain = run(batch_norm, *drawn, dtype, LAYOUTS[layout])
     assert_three_way(list(exact), *[list(found.values()) for found in (engine, plain, exact)])
@@ -118,7 +122,9 @@ def test_gradcheck(options) -> None:
     def function(z, x, *vectors):  # type: ignore[no-untyped-def]
         given = {"weight": None, "bias": None, "running_mean": None, **options}
         given |= dict(zip(names, vectors, strict=True))
-        given |= {k: v.clone() for k, v in given.items() if k.startswith("running") and v is not None}
+        given |= {
+            k: v.clone() for k, v in given.items() if k.startswith("running") and v is not None
+        }
         return batch_norm_residual_energy(z, x, **given)
 
     assert torch.autograd.gradcheck(function, (z.requires_grad_(), x.requires_grad_(), *vectors))
@@ -285,7 +291,9 @@ def test_samples_do_not_mix_in_evaluation() -> None:
     z, x, order = torch.randn(4, 3, 5, 5), torch.randn(4, 3, 5, 5), torch.tensor([2, 0, 3, 1])
     statistics = torch.randn(3), torch.rand(3) + 0.5
     y, energy = batch_norm_residual_energy(z, x, None, None, *statistics, training=False)
-    shuffled = batch_norm_residual_energy(z[order], x[order], None, None, *statistics, training=False)
+    shuffled = batch_norm_residual_energy(
+        z[order], x[order], None, None, *statistics, training=False
+    )
     assert torch.equal(shuffled[0], y[order]) and torch.equal(shuffled[1], energy[order])
 
 
@@ -341,7 +349,10 @@ def test_only_what_is_wanted_is_computed(wanted, used, layout) -> None:
             return torch.zeros_like(inputs[wanted])
         return gradients([output], [cotangent], [inputs[wanted]])[0]
 
-    found, known = gradient(batch_norm_residual_energy), gradient(reference.batch_norm_residual_energy)
+    found, known = (
+        gradient(batch_norm_residual_energy),
+        gradient(reference.batch_norm_residual_energy),
+    )
     torch.testing.assert_close(found, known)
 
 
@@ -377,7 +388,10 @@ GOOD = {
     ("arguments", "message"),
     [
         ({"x": torch.zeros(2, 3, 4, 5)}, "z and x must have the same shape; received"),
-        ({"weight": torch.ones(4)}, r"weight must hold one floating-point value per channel, \(3,\)"),
+        (
+            {"weight": torch.ones(4)},
+            r"weight must hold one floating-point value per channel, \(3,\)",
+        ),
         ({"running_mean": torch.ones(3)}, "must be given together"),
         ({"training": False}, "evaluation needs running statistics"),
         ({"z": torch.zeros(1, 3), "x": torch.zeros(1, 3)}, "more than one value per channel"),

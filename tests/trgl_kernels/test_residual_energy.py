@@ -234,7 +234,8 @@ def test_the_energy_is_that_of_the_keep_and_scale_residue() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "scale"), [((2, 3, 5, 4), (3, 1, 1)), ((2, 3, 5, 4), (1, 1, 1, 4)), ((2, 3, 5), (3, 1))]
+    ("shape", "scale"),
+    [((2, 3, 5, 4), (3, 1, 1)), ((2, 3, 5, 4), (1, 1, 1, 4)), ((2, 3, 5), (3, 1))],
 )
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_scale_with_a_broadcastable_shape(shape, scale, layout) -> None:
@@ -304,7 +305,9 @@ def test_only_what_is_wanted_is_computed(wanted, used) -> None:
 def test_saves_nothing_beyond_inputs_and_outputs() -> None:
     x, r = (torch.randn(4, 8, 6, 6, requires_grad=True) for _ in range(2))
     for activation in ("none", "relu"):
-        assert saved_bytes(lambda x, r, a=activation: residual_energy(x, r, activation=a), x, r) == 0
+        assert (
+            saved_bytes(lambda x, r, a=activation: residual_energy(x, r, activation=a), x, r) == 0
+        )
 
 
 def test_double_backward_is_refused() -> None:

@@ -1,0 +1,164 @@
+"""ResNet blocks: torchvision's outputs, gradients, statistics and keys, and the residue's energy."""
+
+import copy
+
+import pytest
+import torch
+from oracle import gradients
+from torch import nn
+from torchvision.models import ResNet, resnet
+
+from trgl_kernels import (
+    RegularizedBasicBlock,
+    RegularizedBottleneck,
+    RegularizedPreActBlock,
+    collect_energy,
+)
+
+PAIRS = {
+    "basic": (resnet.BasicBlock, RegularizedBasicBlock),
+    "bottleneck": (resnet.Bottleneck, RegularizedBottleneck),
+}
+
+
+def pair(name: str, norm: dict | None = None) -> tuple[nn.Module, nn.Module]:
+    """torchvision's block with a downsampling shortcut, and ours with the same weights."""
+    plain, ours = PAIRS[name]
+    downsample = nn.Sequential(
+        nn.Conv2d(8, 8 * plain.expansion, 1, stride=2, bias=False),
+        nn.BatchNorm2d(8 * plain.expansion),
+    )
+
+    def norm_layer(channels: int) -> nn.BatchNorm2d:
+        return nn.BatchNorm2d(channels, **(norm or {}))
+
+    theirs = plain(8, 8, 2, downsample, norm_layer=norm_layer)
+    for parameter in theirs.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    mine = ours(8, 8, 2, copy.deepcopy(downsample), norm_layer=norm_layer)
+    mine.load_state_dict(theirs.state_dict())
+    return theirs, mine
+
+
+NORMS = {
+    "default": {},
+    "momentum-none": {"momentum": None},
+    "untracked": {"track_running_stats": False},
+    "no-affine": {"affine": False},
+}
+
+
+@pytest.mark.parametrize("collected", [True, False])
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", PAIRS)
+def test_equals_torchvision(name, training, norm, collected) -> None:
+    theirs, mine = (block.train(training) for block in pair(name, NORMS[norm]))
+    found = []
+    for _ in range(3):
+        x = torch.randn(4, 8, 6, 6)
+        results = []
+        for block in (theirs, mine):
+            leaf = x.clone().requires_grad_()
+            if collected:
+                with collect_energy():
+                    y = block(leaf)
+            else:
+                y = block(leaf)
+            inputs = [leaf, *block.parameters()]
+            results.append([y, *gradients([y], [torch.ones_like(y)], inputs)])
+        found.append(results)
+    for expected, actual in found:
+        for a, b in zip(actual, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    assert theirs.state_dict().keys() == mine.state_dict().keys()
+    for key, value in theirs.state_dict().items():
+        torch.testing.assert_close(mine.state_dict()[key], value, rtol=1e-5, atol=1e-6, msg=key)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_the_energy_is_that_of_the_last_normalization(name) -> None:
+    theirs, mine = pair(name)
+    last = theirs.bn2 if name == "basic" else theirs.bn3
+    residues: list[torch.Tensor] = []
+    last.register_forward_hook(lambda module, args, output: residues.append(output.clone()))
+    x = torch.randn(4, 8, 6, 6)
+    theirs(x)
+    with collect_energy() as energies:
+        mine(x)
+    torch.testing.assert_close(energies.energies[0], residues[0].square().sum((1, 2, 3)))
+    assert energies.features == [residues[0][0].numel()]
+    torch.testing.assert_close(energies.total(), residues[0].square().mean())
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_the_displacement_is_measured_after_the_activation(name) -> None:
+    theirs, mine = pair(name)
+    x = torch.randn(4, 8, 6, 6)
+    y, shortcut = theirs(x), theirs.downsample(x)
+    with collect_energy() as energies:
+        mine.with_energy("displacement")(x)
+    torch.testing.assert_close(energies.total(), (y - shortcut).square().mean())
+
+
+@pytest.mark.parametrize("place", ["bn2", "relu"])
+def test_hooks_are_honoured(place) -> None:
+    theirs, mine = pair("basic")
+    x = torch.randn(4, 8, 6, 6)
+    calls: list[str] = []
+    getattr(mine, place).register_forward_hook(lambda *args: calls.append(place))
+    with collect_energy() as energies:
+        y = mine(x)
+    torch.testing.assert_close(y, theirs(x))
+    assert calls == [place] * (1 if place == "bn2" else 2)
+    assert len(energies) == 1
+
+
+def test_other_norms_and_activations_run_as_they_are() -> None:
+    theirs = resnet.BasicBlock(8, 8, norm_layer=lambda c: nn.GroupNorm(2, c))
+    mine = RegularizedBasicBlock(8, 8, norm_layer=lambda c: nn.GroupNorm(2, c))
+    mine.load_state_dict(theirs.state_dict())
+    theirs.relu = mine.relu = nn.SiLU()
+    x = torch.randn(4, 8, 6, 6)
+    with collect_energy() as energies:
+        torch.testing.assert_close(mine(x), theirs(x))
+    r = theirs.bn2(theirs.conv2(theirs.relu(theirs.bn1(theirs.conv1(x)))))
+    torch.testing.assert_close(energies.total(), r.square().mean())
+
+
+@pytest.mark.parametrize("block", [RegularizedBasicBlock, RegularizedBottleneck])
+def test_torchvision_builds_its_resnet_from_the_block(block) -> None:
+    model = ResNet(block, [1, 1, 1, 1], num_classes=5, zero_init_residual=True)
+    with collect_energy() as energies:
+        assert model(torch.randn(2, 3, 32, 32)).shape == (2, 5)
+    assert len(energies) == 4
+    torch.testing.assert_close(energies.total(), torch.zeros(()))  # zero_init_residual: r = 0
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("channels", [8, 12])
+def test_pre_activation(first, channels) -> None:
+    block = RegularizedPreActBlock(8, channels, first=first)
+    x = torch.randn(4, 8, 6, 6)
+    active = x if first else block.bn1(x).relu()
+    r = block.conv2(block.bn2(block.conv1(active)).relu())
+    shortcut = x if block.shortcut is None else block.shortcut(active)
+    assert (block.bn1 is None) == first and (block.shortcut is None) == (channels == 8)
+    with collect_energy() as energies:
+        torch.testing.assert_close(block(x), shortcut + r)
+    torch.testing.assert_close(energies.total(), r.square().mean())
+
+
+def test_the_input_is_not_changed() -> None:
+    for block in (RegularizedPreActBlock(8, 8), RegularizedPreActBlock(8, 8, first=True)):
+        x = torch.randn(4, 8, 6, 6)
+        before = x.clone()
+        block(x)
+        assert torch.equal(x, before)
+
+
+def test_an_empty_batch_passes_in_evaluation() -> None:
+    block = RegularizedBasicBlock(8, 8).eval()
+    with collect_energy() as energies:
+        assert block(torch.zeros(0, 8, 4, 4)).shape == (0, 8, 4, 4)
+    assert energies.energies[0].shape == (0,) and energies.features == [128]

@@ -1,0 +1,159 @@
+"""collect_energy: scopes, threads, exceptions, compilation, export, checkpointing."""
+
+import threading
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from trgl_kernels import RegularizedResidual, collect_energy
+from trgl_kernels.collect import checkpoint_contexts, current, no_energy
+
+
+def block(width: int = 6) -> RegularizedResidual:
+    return RegularizedResidual(nn.Linear(width, width))
+
+
+def test_total_is_the_mean_over_the_batch_of_the_sum_over_blocks() -> None:
+    first, second, x = block(), block(), torch.randn(5, 6)
+    with collect_energy() as energies:
+        y = first(x)
+        second(y)
+    squares = first.branch(x).square() + second.branch(y).square()
+    assert len(energies) == 2
+    torch.testing.assert_close(energies.total(), squares.mean())
+    torch.testing.assert_close(energies.total("sum"), squares.sum(1).mean())
+
+
+def test_each_block_is_averaged_over_its_own_features() -> None:
+    wide, narrow = block(6), block(3)
+    with collect_energy() as energies:
+        wide(torch.randn(4, 6))
+        narrow(torch.randn(4, 3))
+    expected = energies.energies[0].mean() / 6 + energies.energies[1].mean() / 3
+    torch.testing.assert_close(energies.total(), expected)
+
+
+def test_total_can_be_differentiated_after_the_scope() -> None:
+    layer, x = block(), torch.randn(5, 6)
+    with collect_energy() as energies:
+        layer(x)
+    energies.total().backward()
+    expected = torch.autograd.grad(layer.branch(x).square().mean(), layer.branch.weight)[0]
+    torch.testing.assert_close(layer.branch.weight.grad, expected)
+
+
+def test_the_exponent_is_the_collectors() -> None:
+    layer, x = block(), torch.randn(5, 6)
+    with collect_energy(p=1.5) as energies:
+        layer(x)
+    torch.testing.assert_close(energies.total(), layer.branch(x).abs().pow(1.5).mean())
+
+
+def test_nothing_is_computed_outside() -> None:
+    assert current() is None
+    layer, x = block(), torch.randn(5, 6)
+    torch.testing.assert_close(layer(x), x + layer.branch(x))
+
+
+def test_scopes_nest_and_the_innermost_collects() -> None:
+    layer, x = block(), torch.randn(5, 6)
+    with collect_energy() as outer:
+        layer(x)
+        with collect_energy() as inner:
+            layer(x)
+        with no_energy():
+            layer(x)
+        layer(x)
+    assert (len(outer), len(inner)) == (2, 1)
+
+
+def test_an_exception_closes_the_scope() -> None:
+    with pytest.raises(KeyError), collect_energy():
+        raise KeyError
+    assert current() is None
+
+
+def test_threads_do_not_see_each_others_scopes() -> None:
+    seen: list[object] = []
+    with collect_energy():
+        thread = threading.Thread(target=lambda: seen.append(current()))
+        thread.start()
+        thread.join()
+    assert seen == [None]
+
+
+def test_an_empty_scope_has_no_total() -> None:
+    with collect_energy() as energies:
+        nn.Linear(3, 3)(torch.randn(2, 3))
+    with pytest.raises(ValueError, match="at least one regularized block must run"):
+        energies.total()
+
+
+def test_mistakes_are_explained() -> None:
+    with (
+        pytest.raises(ValueError, match="exponent p must be finite and at least 1"),
+        collect_energy(0.5),
+    ):
+        pass
+    with collect_energy() as energies:
+        block()(torch.randn(2, 6))
+    with pytest.raises(ValueError, match="reduction must be 'mean' or 'sum'"):
+        energies.total("max")
+
+
+class Penalized(nn.Module):
+    """A model that collects inside its own forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(block(), block())
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        with collect_energy() as energies:
+            y = self.body(x)
+        return y, energies.total()
+
+
+@pytest.mark.parametrize("place", ["inside", "around"])
+def test_survives_compilation(place) -> None:
+    model, x = Penalized(), torch.randn(5, 6)
+    y, cost = model(x)
+    if place == "inside":
+        compiled = torch.compile(model, fullgraph=True)(x)
+    else:
+        body = torch.compile(model.body, fullgraph=True)
+        with collect_energy() as energies:
+            features = body(x)
+        compiled = features, energies.total()
+        assert len(energies) == 2
+    torch.testing.assert_close(compiled, (y, cost))
+    assert current() is None
+
+
+def test_survives_export() -> None:
+    model, x = Penalized(), torch.randn(5, 6)
+    exported = torch.export.export(model, (x,)).module()
+    torch.testing.assert_close(exported(x), model(x))
+
+
+def test_checkpointing_counts_every_energy_once() -> None:
+    layer, x = block(), torch.randn(5, 6, requires_grad=True)
+    with collect_energy() as energies:
+        y = checkpoint(layer, x, use_reentrant=False, context_fn=checkpoint_contexts)
+        (y.sum() + energies.total()).backward()
+    assert len(energies) == 1
+    found = layer.branch.weight.grad.clone()
+    layer.zero_grad()
+    with collect_energy() as energies:
+        (layer(x).sum() + energies.total()).backward()
+    torch.testing.assert_close(found, layer.branch.weight.grad)
+
+
+def test_a_recomputation_outside_a_scope_collects_nothing() -> None:
+    layer, x = block(), torch.randn(5, 6, requires_grad=True)
+    y = checkpoint(layer, x, use_reentrant=False, context_fn=checkpoint_contexts)
+    with collect_energy() as energies:
+        y.sum().backward()
+    assert len(energies) == 0
