@@ -75,6 +75,10 @@ def backward_sums_kernel(
     inside = channel < channels
     mean = tl.load(mean_ptr + channel, inside, other=0.0)
     rstd = tl.load(rstd_ptr + channel, inside, other=0.0)
+    if weight_ptr is not None:
+        weight = tl.load(weight_ptr + channel, inside, other=0.0).to(tl.float32)
+    if bias_ptr is not None:
+        bias = tl.load(bias_ptr + channel, inside, other=0.0).to(tl.float32)
     sum_h = tl.zeros((ROWS, COLUMNS), tl.float32)
     sum_hz = tl.zeros((ROWS, COLUMNS), tl.float32)
     for start in range(0, share, ROWS):
@@ -86,7 +90,11 @@ def backward_sums_kernel(
         if grad_x_ptr is not None:
             tl.store(grad_x_ptr + offset, h, mask)
         z_hat = (tl.load(z_ptr + offset, mask, other=0.0).to(tl.float32) - mean) * rstd
-        q = affine(z_hat, weight_ptr, bias_ptr, channel, inside)
+        q = z_hat
+        if weight_ptr is not None:
+            q *= weight
+        if bias_ptr is not None:
+            q += bias
         one = first + row < groups
         h = residue_gradient(
             h, q, grad_energy_ptr, keep_ptr, sample, grad_energy_step, keep_step, one, P

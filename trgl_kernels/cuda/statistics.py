@@ -87,12 +87,15 @@ def batch_kernel(
         m2 += delta * (z - mean)
     # only the last tile of a share can have rows that hold nothing
     rows = tl.minimum(groups - first, share).to(tl.int32)
-    lane = tl.arange(0, ROWS)[:, None] + tl.zeros((1, COLUMNS), tl.int32)
-    counts = ((rows - lane + ROWS - 1) // ROWS).to(tl.float32)
-    count = over_rows(counts, LAST)
+    counts = ((rows - tl.arange(0, ROWS)[:, None] + ROWS - 1) // ROWS).to(tl.float32)
+    count = rows.to(tl.float32)
+    if not LAST:
+        count *= COLUMNS
+    # the second sum takes back what the first lost where the mean is far from 0
     merged = over_rows(counts * mean, LAST) / count
+    merged += over_rows(counts * (mean - merged), LAST) / count
     spread = mean - merged
-    m2 = over_rows(m2, LAST) + over_rows(counts * spread * spread, LAST)
+    m2 = over_rows(m2 + counts * spread * spread, LAST)
     if means_ptr is not None:
         tl.store(means_ptr + part * channels + channel, merged, inside)
         tl.store(m2s_ptr + part * channels + channel, m2, inside)
@@ -142,6 +145,7 @@ def merge_kernel(
     counts = tl.maximum(tl.minimum(values - row * share, share), 0).to(tl.float32)
     count = tl.sum(counts, 0, keep_dims=True)
     mean = tl.sum(counts * means, 0, keep_dims=True) / count
+    mean += tl.sum(counts * (means - mean), 0, keep_dims=True) / count
     spread = means - mean
     m2 = tl.sum(m2s + counts * spread * spread, 0, keep_dims=True)
     finish(
