@@ -56,9 +56,8 @@ inline void check_options(
       ": activation must be one of none, relu; received '", activation,
       "'. Apply another activation to the output, with activation='none'.");
   TORCH_CHECK_VALUE(
-      std::isfinite(p) && p >= 1.0, op,
-      ": the exponent p must be finite and at least 1; received ", p,
-      ". The transport cost of the paper is p = 2.");
+      std::isfinite(p) && p >= 1.0, op, ": the exponent p must be finite and at least 1; received ",
+      p, ". The transport cost of the paper is p = 2.");
   if (!keep) {
     return;
   }

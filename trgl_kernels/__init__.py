@@ -1,7 +1,7 @@
 """Fused operators that compute a residual block's output and its kinetic energy in one pass."""
 
 from . import autograd as _autograd
-from . import schema as _schema
+from . import schema as _schema  # noqa: F401 (defines the operators)
 from .batch_norm_residual_energy import batch_norm_residual_energy
 from .blocks import (
     RegularizedBasicBlock,

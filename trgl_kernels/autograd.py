@@ -49,7 +49,7 @@ class _ResidualEnergy(torch.autograd.Function):
         return y, energy
 
     @staticmethod
-    def backward(ctx: Any, grad_y: Tensor | None, grad_energy: Tensor | None) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad_y: Tensor | None, grad_energy: Tensor | None) -> Any:
         _refuse_double_backward("residual_energy")
         y, r, scale, keep = ctx.saved_tensors
         activation, p, x_dtype = ctx.options
@@ -127,7 +127,7 @@ class _BatchNormResidualEnergy(torch.autograd.Function):
         return y, energy, mean, rstd
 
     @staticmethod
-    def backward(  # type: ignore[override]
+    def backward(
         ctx: Any,
         grad_y: Tensor | None,
         grad_energy: Tensor | None,

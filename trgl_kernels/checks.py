@@ -160,13 +160,14 @@ def check_batch_norm_residual_energy(
         "running_var": running_var,
     }
     for name, vector in vectors.items():
-        if vector is not None:
-            if vector.shape != (channels,) or not vector.is_floating_point():
-                raise refusal(
-                    f"{op}: {name} must hold one floating-point value per channel, ({channels},)",
-                    f"{vector.dtype} of shape {tuple(vector.shape)}",
-                    "Channels are dimension 1 of z.",
-                )
+        if vector is None:
+            continue
+        if vector.shape != (channels,) or not vector.is_floating_point():
+            raise refusal(
+                f"{op}: {name} must hold one floating-point value per channel, ({channels},)",
+                f"{vector.dtype} of shape {tuple(vector.shape)}",
+                "Channels are dimension 1 of z.",
+            )
     if (running_mean is None) != (running_var is None):
         raise refusal(
             f"{op}: running_mean and running_var must be given together",

@@ -66,7 +66,7 @@ def regularize(model: M, recompute: str = "none", energy: str = "residue") -> M:
         raise refusal(
             "regularize: the model must have a residual block that is known",
             f"{type(model).__name__} with none",
-            "Build it from trgl_kernels.RegularizedResidual(branch, shortcut), which takes any branch.",
+            "Build it from trgl_kernels.RegularizedResidual, which takes any branch.",
         )
     return model
 

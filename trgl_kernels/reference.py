@@ -149,7 +149,8 @@ def statistics(
 ) -> tuple[Tensor, Tensor]:  # [C], [C]
     """Mean and biased variance per channel that BN normalizes with; updates the running ones."""
     if not training:
-        assert running_mean is not None and running_var is not None
+        assert running_mean is not None
+        assert running_var is not None
         # a copy: what backward reads must not move when the running statistics do
         return running_mean.to(dtype, copy=True), running_var.to(dtype, copy=True)
     if z.numel() == 0:

@@ -18,7 +18,8 @@ def residual_energy(
         q = keep·scale·r,   y = act(x + q),   e_i = Σ_d |q_id|^p
 
     Nothing is saved for backward beyond `r`, the options, and `y` where there is a ReLU. Inputs of
-    different types are promoted as PyTorch promotes sums; sums run in float32 (float64 for float64).
+    different types are promoted as PyTorch promotes sums; energies are added up in float32 (float64
+    for float64).
 
     Args:
         x: the shortcut, [N, C, *], float32, float64, bfloat16 or float16, any layout.

@@ -9,13 +9,34 @@ namespace {
 
 using Outputs = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 using Forward = Outputs(
-    const Tensor&, const Tensor&, const OptionalTensor&, const OptionalTensor&,
-    const OptionalTensor&, const OptionalTensor&, bool, double, double, std::string_view,
-    const OptionalTensor&, double, bool);
+    const Tensor&,
+    const Tensor&,
+    const OptionalTensor&,
+    const OptionalTensor&,
+    const OptionalTensor&,
+    const OptionalTensor&,
+    bool,
+    double,
+    double,
+    std::string_view,
+    const OptionalTensor&,
+    double,
+    bool);
 using Backward = Outputs(
-    const OptionalTensor&, const OptionalTensor&, const Tensor&, const OptionalTensor&,
-    const OptionalTensor&, const OptionalTensor&, const Tensor&, const Tensor&, bool,
-    std::string_view, const OptionalTensor&, double, at::ScalarType, std::array<bool, 4>);
+    const OptionalTensor&,
+    const OptionalTensor&,
+    const Tensor&,
+    const OptionalTensor&,
+    const OptionalTensor&,
+    const OptionalTensor&,
+    const Tensor&,
+    const Tensor&,
+    bool,
+    std::string_view,
+    const OptionalTensor&,
+    double,
+    at::ScalarType,
+    std::array<bool, 4>);
 
 // What forward takes besides x and z and BN's γ and β.
 struct Options {
@@ -134,15 +155,14 @@ Outputs batch_norm_residual_energy(
     count_change(running_var);
   }
   const Options options{training, momentum, eps, activation, p, with_energy};
-  const bool recorded =
-      c10::GradMode::is_enabled() &&
-      (z.requires_grad() || x.requires_grad() || requires_grad(weight) || requires_grad(bias) ||
-       requires_grad(keep));
+  const bool recorded = c10::GradMode::is_enabled() &&
+                        (z.requires_grad() || x.requires_grad() || requires_grad(weight) ||
+                         requires_grad(bias) || requires_grad(keep));
   if (!recorded) {
     return call(z, x, weight, bias, running_mean, running_var, keep, options);
   }
-  auto outputs = BatchNormResidualEnergy::apply(
-      z, x, weight, bias, running_mean, running_var, keep, options);
+  auto outputs =
+      BatchNormResidualEnergy::apply(z, x, weight, bias, running_mean, running_var, keep, options);
   return {outputs[0], outputs[1], outputs[2], outputs[3]};
 }
 

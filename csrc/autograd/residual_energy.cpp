@@ -8,11 +8,23 @@ namespace trgl::autograd {
 namespace {
 
 using Forward = std::tuple<Tensor, Tensor>(
-    const Tensor&, const Tensor&, std::string_view, const OptionalTensor&, const OptionalTensor&,
-    double, bool);
+    const Tensor&,
+    const Tensor&,
+    std::string_view,
+    const OptionalTensor&,
+    const OptionalTensor&,
+    double,
+    bool);
 using Backward = std::tuple<Tensor, Tensor, Tensor>(
-    const OptionalTensor&, const OptionalTensor&, const OptionalTensor&, const Tensor&,
-    const OptionalTensor&, const OptionalTensor&, std::string_view, double, at::ScalarType,
+    const OptionalTensor&,
+    const OptionalTensor&,
+    const OptionalTensor&,
+    const Tensor&,
+    const OptionalTensor&,
+    const OptionalTensor&,
+    std::string_view,
+    double,
+    at::ScalarType,
     std::array<bool, 3>);
 
 std::tuple<Tensor, Tensor> call(
@@ -23,9 +35,8 @@ std::tuple<Tensor, Tensor> call(
     const OptionalTensor& keep,
     double p,
     bool with_energy) {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("trgl::residual_energy", "")
-                             .typed<Forward>();
+  static const auto op =
+      c10::Dispatcher::singleton().findSchemaOrThrow("trgl::residual_energy", "").typed<Forward>();
   at::AutoDispatchBelowADInplaceOrView below;
   return op.call(x, r, activation, scale, keep, p, with_energy);
 }
@@ -97,8 +108,7 @@ std::tuple<Tensor, Tensor> residual_energy(
   if (!recorded) {
     return call(x, r, activation, scale, keep, p, with_energy);
   }
-  auto outputs =
-      ResidualEnergy::apply(x, r, std::string(activation), scale, keep, p, with_energy);
+  auto outputs = ResidualEnergy::apply(x, r, std::string(activation), scale, keep, p, with_energy);
   return {outputs[0], outputs[1]};
 }
 

@@ -3,9 +3,9 @@
 // trgl_kernels/autograd.py is the same in Python, for an installation without this extension.
 #pragma once
 
+#include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
-#include <ATen/core/LegacyTypeDispatch.h>
 #include <c10/core/GradMode.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
@@ -56,8 +56,7 @@ inline Tensor undefined_or(const OptionalTensor& t) {
 }
 
 // Without an activation the gradient of x is the output's, as it is.
-inline bool passes_through(
-    const Tensor& grad_y, bool relu, at::ScalarType x_type) {
+inline bool passes_through(const Tensor& grad_y, bool relu, at::ScalarType x_type) {
   return !relu && grad_y.defined() && grad_y.scalar_type() == x_type;
 }
 

@@ -38,18 +38,18 @@ struct Sums {
 
 template <class T, class A = Accumulator<T>>
 struct Forward {
-  const T* z;         // [N, C, S] or [N, S, C]
-  const T* x;         // the same
-  T* y;               // the same
-  const A* weight;    // [C] or null
-  const A* bias;      // [C] or null
-  const A* keep;      // [N] or null
-  A* mean;            // [C]
-  A* rstd;            // [C]
-  A* running_mean;    // [C] or null
-  A* running_var;     // [C] or null
-  Moments* blocks;    // [C, blocks] or [blocks, C]
-  A* partial;         // [N, parts], the energy's
+  const T* z;       // [N, C, S] or [N, S, C]
+  const T* x;       // the same
+  T* y;             // the same
+  const A* weight;  // [C] or null
+  const A* bias;    // [C] or null
+  const A* keep;    // [N] or null
+  A* mean;          // [C]
+  A* rstd;          // [C]
+  A* running_mean;  // [C] or null
+  A* running_var;   // [C] or null
+  Moments* blocks;  // [C, blocks] or [blocks, C]
+  A* partial;       // [N, parts], the energy's
   double momentum;
   double eps;
   A p;

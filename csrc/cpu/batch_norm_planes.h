@@ -82,8 +82,7 @@ struct PlaneStatistics {
         }
       }
       a->blocks[unit] = Moments::around(
-          near, count, simd::sum<A, W>(distance) + rest,
-          simd::sum<A, W>(squares) + rest_squares);
+          near, count, simd::sum<A, W>(distance) + rest, simd::sum<A, W>(squares) + rest_squares);
     }
   }
 };
@@ -174,8 +173,7 @@ struct PlaneReduce {
           rest_gz += g[0] * z_hat[0];
         }
       }
-      a->blocks[unit] = {
-          simd::sum<A, W>(sum_g) + rest_g, simd::sum<A, W>(sum_gz) + rest_gz};
+      a->blocks[unit] = {simd::sum<A, W>(sum_g) + rest_g, simd::sum<A, W>(sum_gz) + rest_gz};
     }
   }
 };
@@ -189,8 +187,7 @@ struct PlaneGradient {
   static TRGL_INLINE void element(
       const Backward<T>& a, int64_t at, const Channel<A>& channel, const Sample<A>& sample) {
     const auto [g, z_hat] = gradient<P, MASKED, false, W>(a, a.grad_u, at, channel, sample);
-    simd::store<W>(
-        a.grad_z + at, (g - channel.mean_g - z_hat * channel.mean_gz) * channel.slope);
+    simd::store<W>(a.grad_z + at, (g - channel.mean_g - z_hat * channel.mean_gz) * channel.slope);
   }
 
   template <int BYTES>

@@ -140,15 +140,20 @@ struct RowReduce {
 
   template <int W>
   static TRGL_INLINE void columns(
-      const Backward<T>& a, const Rows& rows, int64_t block, int64_t begin, int64_t end, int64_t c) {
+      const Backward<T>& a,
+      const Rows& rows,
+      int64_t block,
+      int64_t begin,
+      int64_t end,
+      int64_t c) {
     const Column<A, W> column(a, c);
     simd::Vector<A, W> sum_g{}, sum_gz{};
     for (int64_t row = begin; row < end;) {
       const int64_t n = row / rows.size;
       const Sample<A> sample(a, n);
       for (const int64_t stop = std::min(end, (n + 1) * rows.size); row < stop; ++row) {
-        const auto [g, z_hat] = gradient<P, MASKED, true, W>(
-            a, a.grad_y, row * rows.channels + c, column, sample);
+        const auto [g, z_hat] =
+            gradient<P, MASKED, true, W>(a, a.grad_y, row * rows.channels + c, column, sample);
         sum_g += g;
         sum_gz += g * z_hat;
       }

@@ -290,11 +290,9 @@ std::tuple<Tensor, Tensor> residual_energy(
     using T = decltype(t);
     using A = Accumulator<T>;
     const Forward<T> args{
-        xs.const_data_ptr<T>(),      rs.const_data_ptr<T>(),
-        y.mutable_data_ptr<T>(),     data_or_null<A>(scales),
-        data_or_null<A>(keeps),      partial.mutable_data_ptr<A>(),
-        static_cast<A>(p),           activation_floor<A>(activation),
-        &g};
+        xs.const_data_ptr<T>(),  rs.const_data_ptr<T>(),          y.mutable_data_ptr<T>(),
+        data_or_null<A>(scales), data_or_null<A>(keeps),          partial.mutable_data_ptr<A>(),
+        static_cast<A>(p),       activation_floor<A>(activation), &g};
     for_power(with_energy, p, [&](auto power) {
       parallel_for(g.batch * g.tiles, g.tile, [&](int64_t first, int64_t last) {
         simd::dispatch<ForwardKernel<T, power()>>(&args, first, last);

@@ -171,7 +171,8 @@ Isa isa();
 #if defined(__x86_64__)
 #define TRGL_TARGET_AVX2 __attribute__((target("avx2,fma,f16c")))
 #define TRGL_TARGET_AVX512 \
-  __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prefer-vector-width=512")))
+  __attribute__((          \
+      target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prefer-vector-width=512")))
 
 template <class Kernel, class... Args>
 TRGL_TARGET_AVX2 void run_avx2(Args... args) {

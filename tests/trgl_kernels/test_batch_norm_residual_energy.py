@@ -1,4 +1,4 @@
-"""batch_norm_residual_energy: every engine against float64, eager PyTorch, and torch's BatchNorm."""
+"""batch_norm_residual_energy: every engine against float64, eager PyTorch and torch's BatchNorm."""
 
 import pytest
 import torch
@@ -165,7 +165,7 @@ def test_compiles_without_a_graph_break() -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_cost_of_a_normalized_residue_in_closed_form(layout) -> None:
-    """C = mean_c(γ²·var/(var + eps) + β²), and its gradient acts on γ and β (DESIGN, section 2)."""
+    """C = mean_c(γ²·var/(var + eps) + β²), and its gradient acts on γ and β."""
     z = (torch.randn(6, 8, 5, 5) * 2 + 1).contiguous(memory_format=LAYOUTS[layout])
     x = torch.randn(6, 8, 5, 5)
     weight, bias = torch.rand(8).requires_grad_(), torch.randn(8).requires_grad_()
@@ -232,7 +232,8 @@ def test_running_statistics_count_their_changes() -> None:
     mean, var = torch.zeros(5), torch.ones(5)
     before = mean._version
     batch_norm_residual_energy(z, z, None, None, mean, var, training=True)
-    assert mean._version > before and var._version == mean._version
+    assert mean._version > before
+    assert var._version == mean._version
     version = mean._version
     batch_norm_residual_energy(z, z, None, None, mean, var, training=False)
     assert mean._version == version
@@ -282,9 +283,11 @@ def test_empty_inputs(shape, training) -> None:
     y, energy = batch_norm_residual_energy(z, x, weight, None, mean, var, training=training)
     torch.testing.assert_close(energy, torch.zeros(shape[0]))
     (y.sum() + energy.sum()).backward()
-    assert z.grad is not None and z.grad.shape == shape
+    assert z.grad is not None
+    assert z.grad.shape == shape
     assert torch.equal(weight.grad, torch.zeros(c))
-    assert torch.equal(mean, torch.zeros(c)) and torch.equal(var, torch.ones(c))
+    assert torch.equal(mean, torch.zeros(c))
+    assert torch.equal(var, torch.ones(c))
 
 
 def test_samples_do_not_mix_in_evaluation() -> None:
@@ -294,7 +297,8 @@ def test_samples_do_not_mix_in_evaluation() -> None:
     shuffled = batch_norm_residual_energy(
         z[order], x[order], None, None, *statistics, training=False
     )
-    assert torch.equal(shuffled[0], y[order]) and torch.equal(shuffled[1], energy[order])
+    assert torch.equal(shuffled[0], y[order])
+    assert torch.equal(shuffled[1], energy[order])
 
 
 def test_nan_propagates() -> None:

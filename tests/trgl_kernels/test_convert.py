@@ -61,7 +61,8 @@ def test_hooks_modes_and_buffers_are_kept() -> None:
     calls: list[int] = []
     model.layer1[0].register_forward_hook(lambda *args: calls.append(1))
     regularize(model)
-    assert not model.layer1[0].training and model.layer2[0].training
+    assert not model.layer1[0].training
+    assert model.layer2[0].training
     model(torch.randn(2, 3, 32, 32))
     assert calls == [1]
 
@@ -74,7 +75,8 @@ def test_a_block_alone_is_returned_as_its_twin() -> None:
 def test_a_block_with_two_names_stays_one_block() -> None:
     shared = resnet.BasicBlock(4, 4)
     model = regularize(nn.Sequential(shared, nn.Identity(), shared))
-    assert model[0] is model[2] and isinstance(model[0], RegularizedBasicBlock)
+    assert model[0] is model[2]
+    assert isinstance(model[0], RegularizedBasicBlock)
 
 
 def test_subclasses_with_a_forward_of_their_own_are_left_alone() -> None:

@@ -197,14 +197,16 @@ def test_empty_inputs(shape) -> None:
     assert y.shape == shape
     torch.testing.assert_close(energy, torch.zeros(shape[0]))
     (y.sum() + energy.sum()).backward()
-    assert r.grad is not None and r.grad.shape == shape
+    assert r.grad is not None
+    assert r.grad.shape == shape
 
 
 @pytest.mark.parametrize("p", [1.0, 1.5, 2.0])
 def test_a_zero_residue_has_no_energy_and_no_slope(p) -> None:
     x, r = torch.randn(2, 3, 4, 4), torch.zeros(2, 3, 4, 4, requires_grad=True)
     y, energy = residual_energy(x, r, p=p)
-    assert torch.equal(y, x) and torch.equal(energy, torch.zeros(2))
+    assert torch.equal(y, x)
+    assert torch.equal(energy, torch.zeros(2))
     energy.sum().backward()
     assert torch.equal(r.grad, torch.zeros_like(r))
 
@@ -221,7 +223,8 @@ def test_samples_do_not_mix() -> None:
     x, r, order = torch.randn(4, 3, 5, 5), torch.randn(4, 3, 5, 5), torch.tensor([2, 0, 3, 1])
     y, energy = residual_energy(x, r, activation="relu")
     shuffled = residual_energy(x[order], r[order], activation="relu")
-    assert torch.equal(shuffled[0], y[order]) and torch.equal(shuffled[1], energy[order])
+    assert torch.equal(shuffled[0], y[order])
+    assert torch.equal(shuffled[1], energy[order])
 
 
 def test_the_energy_is_that_of_the_keep_and_scale_residue() -> None:
@@ -257,7 +260,9 @@ def test_nan_and_infinity_propagate(dtype) -> None:
     r = torch.tensor([[1.0, float("nan"), 1.0, 1.0, -3.0]], dtype=dtype)
     y, energy = residual_energy(x, r, activation="relu")
     assert torch.equal(y.isnan(), torch.relu(x + r).isnan())
-    assert y[0, 2] == float("inf") and y[0, 3] == 0 and y[0, 4] == 0
+    assert y[0, 2] == float("inf")
+    assert y[0, 3] == 0
+    assert y[0, 4] == 0
     assert energy.isnan().all()
 
 

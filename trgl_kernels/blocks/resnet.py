@@ -18,6 +18,13 @@ class RegularizedBasicBlock(Regularized, resnet.BasicBlock):
     The residue r is the output of bn2. (He et al., "Deep residual learning", CVPR 2016.)
     """
 
+    conv1: nn.Module
+    bn1: nn.Module
+    conv2: nn.Module
+    bn2: nn.Module
+    relu: nn.Module
+    downsample: nn.Module | None
+
     def forward(
         self,
         x: Tensor,  # [N, C, H, W]
@@ -26,7 +33,8 @@ class RegularizedBasicBlock(Regularized, resnet.BasicBlock):
         z = self.conv2(self.relu(self.bn1(self.conv1(x))))
         if _is_relu(self.relu):
             return self.normalize_and_add(self.bn2, z, shortcut, "relu")
-        return self.relu(self.normalize_and_add(self.bn2, z, shortcut))
+        y: Tensor = self.relu(self.normalize_and_add(self.bn2, z, shortcut))
+        return y
 
 
 class RegularizedBottleneck(Regularized, resnet.Bottleneck):
@@ -38,6 +46,15 @@ class RegularizedBottleneck(Regularized, resnet.Bottleneck):
     output of bn3. (He et al., "Deep residual learning", CVPR 2016.)
     """
 
+    conv1: nn.Module
+    bn1: nn.Module
+    conv2: nn.Module
+    bn2: nn.Module
+    conv3: nn.Module
+    bn3: nn.Module
+    relu: nn.Module
+    downsample: nn.Module | None
+
     def forward(
         self,
         x: Tensor,  # [N, C, H, W]
@@ -47,7 +64,8 @@ class RegularizedBottleneck(Regularized, resnet.Bottleneck):
         z = self.conv3(self.relu(self.bn2(self.conv2(inner))))
         if _is_relu(self.relu):
             return self.normalize_and_add(self.bn3, z, shortcut, "relu")
-        return self.relu(self.normalize_and_add(self.bn3, z, shortcut))
+        y: Tensor = self.relu(self.normalize_and_add(self.bn3, z, shortcut))
+        return y
 
 
 class RegularizedPreActBlock(Regularized):

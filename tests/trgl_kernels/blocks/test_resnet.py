@@ -1,4 +1,4 @@
-"""ResNet blocks: torchvision's outputs, gradients, statistics and keys, and the residue's energy."""
+"""ResNet blocks: torchvision's outputs, gradients, statistics and keys, and the energy."""
 
 import copy
 
@@ -143,7 +143,8 @@ def test_pre_activation(first, channels) -> None:
     active = x if first else block.bn1(x).relu()
     r = block.conv2(block.bn2(block.conv1(active)).relu())
     shortcut = x if block.shortcut is None else block.shortcut(active)
-    assert (block.bn1 is None) == first and (block.shortcut is None) == (channels == 8)
+    assert (block.bn1 is None) == first
+    assert (block.shortcut is None) == (channels == 8)
     with collect_energy() as energies:
         torch.testing.assert_close(block(x), shortcut + r)
     torch.testing.assert_close(energies.total(), r.square().mean())
@@ -161,4 +162,5 @@ def test_an_empty_batch_passes_in_evaluation() -> None:
     block = RegularizedBasicBlock(8, 8).eval()
     with collect_energy() as energies:
         assert block(torch.zeros(0, 8, 4, 4)).shape == (0, 8, 4, 4)
-    assert energies.energies[0].shape == (0,) and energies.features == [128]
+    assert energies.energies[0].shape == (0,)
+    assert energies.features == [128]
