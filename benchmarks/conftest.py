@@ -1,0 +1,64 @@
+"""One table of all races, and what the machine is."""
+
+import platform
+from typing import Any
+
+import pytest
+import torch
+
+import trgl_kernels
+
+COLUMNS = {
+    "op": "{}",
+    "pass": "{}",
+    "shape": "{}",
+    "type": "{}",
+    "layout": "{}",
+    "milliseconds": "{:.3f}",
+    "spread": "{:.0%}",
+    "gigabytes_per_second": "{:.1f}",
+    "share_of_copy": "{:.0%}",
+    "times_eager": "{:.2f}",
+    "times_eager_without_penalty": "{:.2f}",
+    "times_compiled": "{:.2f}",
+    "times_penalty_off": "{:.3f}",
+}
+HEADINGS = {
+    "milliseconds": "ms",
+    "spread": "± quartiles",
+    "gigabytes_per_second": "GB/s",
+    "share_of_copy": "of a copy",
+    "times_eager": "× eager",
+    "times_eager_without_penalty": "× eager, no penalty",
+    "times_compiled": "× torch.compile",
+    "times_penalty_off": "× ours, penalty off",
+}
+
+
+def pytest_configure() -> None:
+    torch.set_num_threads(2)
+
+
+def pytest_report_header() -> str:
+    engine = trgl_kernels.info()["engines"]["residual_energy"]["cpu"]["engine"]
+    return f"engine on CPU: {engine}; {platform.processor() or platform.machine()}, 2 threads"
+
+
+def table(rows: list[dict[str, Any]]) -> list[str]:
+    """The rows in Markdown, without the columns that no row has."""
+    columns = [name for name in COLUMNS if any(name in row for row in rows)]
+    lines = ["| " + " | ".join(HEADINGS.get(name, name) for name in columns) + " |"]
+    lines.append("|" + "---|" * len(columns))
+    for row in rows:
+        cells = [COLUMNS[name].format(row[name]) if name in row else "" for name in columns]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    session = getattr(config, "_benchmarksession", None)
+    rows = [dict(b.extra_info) for b in session.benchmarks] if session else []
+    if rows:
+        terminalreporter.section("× is how many times longer the other takes, medians")
+        for line in table(rows):
+            terminalreporter.write_line(line)
