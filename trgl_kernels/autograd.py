@@ -41,7 +41,10 @@ class _ResidualEnergy(torch.autograd.Function):
             y, energy = torch.ops.trgl.residual_energy.default(
                 x, r, activation, scale, keep, p, with_energy
             )
-        ctx.save_for_backward(y if activation == "relu" else None, r, scale, keep)
+        # r is read for the energy and for scale; behind a ReLU the output has its shape and type
+        relu = activation == "relu"
+        reads_r = with_energy or scale is not None or not relu or r.dtype != y.dtype
+        ctx.save_for_backward(y if relu else None, r if reads_r else y, scale, keep)
         ctx.options = (activation, p, x.dtype)
         ctx.set_materialize_grads(False)
         if not with_energy:

@@ -53,7 +53,10 @@ struct ResidualEnergy : torch::autograd::Function<ResidualEnergy> {
       bool with_energy) {
     auto [y, energy] = call(x, r, activation, scale, keep, p, with_energy);
     const bool relu = activation == "relu";
-    ctx->save_for_backward({relu ? y : Tensor(), r, undefined_or(scale), undefined_or(keep)});
+    // r is read for the energy and for scale; behind a ReLU the output has its shape and type
+    const bool reads_r = with_energy || scale || !relu || r.scalar_type() != y.scalar_type();
+    ctx->save_for_backward(
+        {relu ? y : Tensor(), reads_r ? r : y, undefined_or(scale), undefined_or(keep)});
     Inputs inputs;
     inputs.add(x);
     inputs.add(r);

@@ -352,3 +352,17 @@ def test_mistakes_are_explained(arguments, message) -> None:
     arguments = {"x": GOOD, "r": GOOD, **arguments}
     with pytest.raises(ValueError, match=message):
         residual_energy(arguments.pop("x"), arguments.pop("r"), **arguments)
+
+
+def test_without_energy_a_relu_saves_its_output_alone() -> None:
+    x = torch.randn(4, 8, 6, 6, requires_grad=True)
+    branch = torch.nn.Conv2d(8, 8, 1)
+
+    def function(x: Tensor) -> list[Tensor]:
+        r = branch(x)
+        return [torch.ops.trgl.residual_energy.default(x, r, "relu", None, None, 2.0, False)[0]]
+
+    assert saved_bytes(lambda x, *_: function(x), x, *branch.parameters()) == 0
+    (y,) = function(x)
+    expected = torch.autograd.grad(torch.relu(x + branch(x)).square().sum(), x)
+    torch.testing.assert_close(torch.autograd.grad(y.square().sum(), x), expected)

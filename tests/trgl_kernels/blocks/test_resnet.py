@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from oracle import gradients
+from oracle import gradients, saved_bytes
 from torch import nn
 from torchvision.models import ResNet, resnet
 
@@ -164,3 +164,38 @@ def test_an_empty_batch_passes_in_evaluation() -> None:
         assert block(torch.zeros(0, 8, 4, 4)).shape == (0, 8, 4, 4)
     assert energies.energies[0].shape == (0,)
     assert energies.features == [128]
+
+
+MAPS = {
+    # maps beyond the input and the output that autograd holds, penalty on and off
+    "basic": (lambda: RegularizedBasicBlock(8, 8), 3, 3),
+    "bottleneck": (lambda: RegularizedBottleneck(32, 8), None, None),
+    "pre-activation": (lambda: RegularizedPreActBlock(8, 8), 5 - 1, 4 - 1),
+}
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_saved_bytes(name) -> None:
+    build, penalized, plain = MAPS[name]
+    block = build()
+    x = torch.randn(4, block.conv1.in_channels, 6, 6, requires_grad=True)
+
+    def run(collected: bool) -> int:
+        def function(*inputs: torch.Tensor) -> list[torch.Tensor]:
+            if not collected:
+                return [block(inputs[0])]
+            with collect_energy() as energies:
+                y = block(inputs[0])
+            return [y, energies.energies[0]]
+
+        return saved_bytes(function, x, *block.parameters(), *block.buffers())
+
+    vectors = sum(
+        2 * 4 * bn.num_features for bn in block.modules() if isinstance(bn, nn.BatchNorm2d)
+    )
+    if penalized is None:  # four maps of the narrow width, one of the wide
+        narrow, wide = x.nbytes * 8 // 32, x.nbytes
+        assert run(True) == run(False) == 4 * narrow + wide + vectors
+    else:
+        assert run(True) == penalized * x.nbytes + vectors
+        assert run(False) == plain * x.nbytes + vectors
