@@ -7,8 +7,10 @@ from torch import Tensor, nn
 
 from trgl_kernels import collect
 
+from .assembled import Assembled
 from .body import Body, Unit
 from .encoder import Batches, FrozenEncoder
+from .ownership import check_ownership
 
 
 class GreedyModule(nn.Module):
@@ -77,7 +79,8 @@ class GreedyNetwork(nn.Module):
         num_classes: width of the logits.
 
     Raises:
-        ValueError: no modules, some heads shared and some not, or a parameter in two bodies.
+        ValueError: no modules, some heads shared and some not, or a parameter or buffer that two
+            modules own.
 
     Source: TRGL (Karkar et al., NeurIPS 2023), section 2.1.
     """
@@ -95,7 +98,13 @@ class GreedyNetwork(nn.Module):
     ) -> None:
         super().__init__()
         if not modules:
-            raise ValueError("A network needs at least one module, but got none.")
+            raise ValueError("A network needs at least one module, but got none. Give it one.")
+        for module in modules:
+            if not isinstance(module, GreedyModule):
+                raise ValueError(
+                    f"A network consists of GreedyModules, but got {type(module).__name__}. Wrap "
+                    f"it: GreedyModule(body, head), or let trgl.split do so."
+                )
         self.encoder = encoder
         self.stages = nn.ModuleList(modules)
         self.input_shape = tuple(input_shape)
@@ -107,18 +116,14 @@ class GreedyNetwork(nn.Module):
                 f"{len(modules)} modules have {heads} heads. Build one head per module."
             )
         self.head_is_shared = heads == 1 and len(modules) > 1
-        self._check_parameters()
+        check_ownership(self._parts())
 
-    def _check_parameters(self) -> None:
-        owner: dict[int, int] = {}
+    def _parts(self) -> Iterator[tuple[str, nn.Module]]:
         for number, body in self._bodies():
-            for name, parameter in body.named_parameters():
-                if owner.setdefault(id(parameter), number) != number:
-                    raise ValueError(
-                        f"Every parameter must belong to one module, because each module has its "
-                        f"own optimizer, but {name!r} of module {number} also belongs to module "
-                        f"{owner[id(parameter)]}. Copy the layer, or put both into one module."
-                    )
+            yield f"module {number}", body
+        for number, module in self.trained:
+            shared = self.head_is_shared and number > 0
+            yield "the shared head" if shared else f"module {number}", module.head
 
     def _bodies(self, depth: int | None = None) -> list[tuple[int, Body]]:
         front = self.encoder.body if isinstance(self.encoder, GreedyModule) else self.encoder
@@ -130,6 +135,11 @@ class GreedyNetwork(nn.Module):
         return len(self.stages)
 
     def __getitem__(self, index: int) -> GreedyModule:
+        if isinstance(index, slice):
+            raise ValueError(
+                f"A network gives one module at a time, but got {index}. Use list(network) for "
+                f"several, or network.assemble(depth) for a model of the first ones."
+            )
         module = self.stages[index]
         assert isinstance(module, GreedyModule)
         return module
@@ -189,11 +199,12 @@ class GreedyNetwork(nn.Module):
         """Logits at the depths 1 to K in one pass."""
         return [logits for number, _, logits in self.walk(images) if number > 0]
 
-    def assemble(self, depth: int | None = None) -> "Assembled":
+    def assemble(self, depth: int | None = None) -> Assembled:
         """An ordinary model of the modules up to `depth`, with the head of that depth.
 
         It shares its layers with the network: `copy.deepcopy` it for an independent one. The
-        state_dict keys are those of the model that was split, and `head.*`.
+        state_dict keys are those of the model that was split, and `head.*`. It is in the network's
+        mode; a frozen encoder and a frozen head stay in evaluation mode.
 
         Args:
             depth: 1 to K; None is K.
@@ -203,8 +214,11 @@ class GreedyNetwork(nn.Module):
         """
         depth = self._depth(depth)
         units = [unit for _, body in self._bodies(depth) for unit in body.named_units()]
-        frozen = self.encoder.names if isinstance(self.encoder, FrozenEncoder) else ()
-        return Assembled(units, self[depth - 1].head, frozen)
+        last = self[depth - 1]
+        frozen = self.encoder.names if isinstance(self.encoder, FrozenEncoder) else []
+        model = Assembled(units, last.head, frozen + ["head"] * last.freeze_head)
+        model.set_mode(self.training)
+        return model
 
     def whole(self) -> GreedyModule:
         """The network as one module for end-to-end training: all bodies, and the last head.
@@ -248,40 +262,13 @@ class GreedyNetwork(nn.Module):
         return depth
 
     def _check(self, images: Tensor) -> None:
+        if not isinstance(images, Tensor):
+            raise ValueError(
+                f"A network takes a tensor of images, but got {type(images).__name__}. Convert it "
+                f"by torch.as_tensor."
+            )
         if images.dim() != len(self.input_shape) + 1 or images.shape[1] != self.input_shape[0]:
             raise ValueError(
                 f"The network was split for images [N, {', '.join(map(str, self.input_shape))}], "
                 f"but got {list(images.shape)}. Split it with the input_shape of these images."
             )
-
-
-class Assembled(Body):
-    """An ordinary model: the bodies up to one depth, and the head there.
-
-    Args:
-        units: pairs of a dotted name and a module, in the order of running.
-        head: what follows the last unit; its keys begin with `head.`.
-        frozen: names of units that stay in evaluation mode.
-    """
-
-    head: nn.Module
-
-    def __init__(self, units: Sequence[Unit], head: nn.Module, frozen: Sequence[str] = ()) -> None:
-        super().__init__(units)
-        self.frozen = tuple(frozen)
-        self.add_module("head", head)
-
-    def train(self, mode: bool = True) -> Self:
-        """As `nn.Module.train`; the units of a frozen encoder stay in evaluation mode."""
-        super().train(mode)
-        for name in self.frozen:
-            self.get_submodule(name).eval()
-        return self
-
-    def forward(
-        self,
-        x: Tensor,  # [N, *input_shape]
-    ) -> Tensor:  # [N, classes]
-        """Logits of the images."""
-        logits: Tensor = self.head(super().forward(x))
-        return logits

@@ -215,3 +215,64 @@ def test_names_that_a_body_cannot_have_are_refused(name):
         Body([("a", nn.ReLU()), (name, nn.ReLU())])
     with pytest.raises(ValueError, match="at least one layer"):
         Body([])
+
+
+def bn(features=2):
+    return nn.BatchNorm1d(features, affine=False)
+
+
+def linear_net(encoder=None, bodies=(None, None), heads=(None, None)):
+    """Two modules, and maybe an encoder, from the layers given or layers of their own."""
+    pairs = [
+        (body or nn.Linear(2, 2), head or nn.Linear(2, 2))
+        for body, head in zip(bodies, heads, strict=True)
+    ]
+    modules = [GreedyModule(Body([(name, b)]), h) for name, (b, h) in zip("ab", pairs, strict=True)]
+    front = None if encoder is None else GreedyModule(Body([("e", nn.Linear(2, 2))]), encoder)
+    return GreedyNetwork(modules, front, input_shape=(2,), num_classes=2)
+
+
+def test_no_parameter_and_no_buffer_has_two_owners():
+    layer, norm, head = nn.Linear(2, 2), bn(), nn.Linear(2, 2)
+    linear_net()
+    for wrong in (
+        {"bodies": (norm, norm)},
+        {"heads": (nn.Sequential(layer), nn.Sequential(layer, bn()))},
+        {"bodies": (layer, None), "heads": (None, nn.Sequential(layer))},
+        {"encoder": head, "heads": (head, head)},
+        {"encoder": nn.Sequential(head), "heads": (head, None)},
+        {"bodies": (layer, None), "heads": (layer, layer)},
+    ):
+        with pytest.raises(ValueError, match=r"also belongs to .*copy.deepcopy"):
+            linear_net(**wrong)
+    assert linear_net(heads=(head, head), encoder=layer).head_is_shared
+    linear_net(bodies=(layer, None), heads=(nn.Sequential(layer), None))  # tied inside a module
+
+
+def test_a_head_that_a_callable_gives_to_all_is_not_that_of_a_trained_encoder():
+    model = trgl.models.chain(2, 4, 2, kernel_size=3, stride=1)
+    head = nn.Sequential(nn.Flatten(), nn.Linear(4 * 6 * 6, CLASSES))
+    with pytest.raises(ValueError, match="module 0"):
+        trgl.split(model, 2, SHAPE, CLASSES, lambda shape, classes: head, encoder="stem")
+
+
+def test_a_slice_of_a_network_and_images_that_are_no_tensor_are_refused():
+    with pytest.raises(ValueError, match=r"network\.assemble"):
+        network()[:1]
+    with pytest.raises(ValueError, match=r"torch\.as_tensor"):
+        network()(IMAGES.numpy())
+    with pytest.raises(ValueError, match="got Linear"):
+        GreedyNetwork([nn.Linear(2, 2)], input_shape=(2,), num_classes=2)
+    with pytest.raises(IndexError):
+        network()[7]
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_assemble_takes_the_mode_of_the_network_and_keeps_a_frozen_head_frozen(mode):
+    net = network(modules=2, head="mlp", freeze_head=True).train(mode)
+    assembled = net.assemble(1)
+    assert assembled.training is mode
+    assert {m.training for name, m in assembled.named_modules() if "head" not in name} == {mode}
+    assembled.train()
+    assert not any(module.training for module in assembled.head.modules())
+    assert assembled.get_submodule("blocks.0").training
