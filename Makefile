@@ -11,7 +11,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 CPP := $(shell find csrc -name '*.cpp' -o -name '*.h')
 OP_TESTS := tests/trgl_kernels/test_residual_energy.py \
-	tests/trgl_kernels/test_batch_norm_residual_energy.py
+	tests/trgl_kernels/test_batch_norm_residual_energy.py \
+	tests/trgl_kernels/test_triton_engine.py
 PYTEST := $(BIN)/python -m pytest
 # setuptools warns of editable installs that hide folders of the same name: here they are the package
 INSTALL := PYTHONWARNINGS='ignore:Editable installation' $(BIN)/pip install --quiet

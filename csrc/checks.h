@@ -3,10 +3,13 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <c10/core/ScalarType.h>
 #include <c10/util/Exception.h>
 
+#include <charconv>
 #include <cmath>
 #include <optional>
+#include <string>
 #include <string_view>
 
 namespace trgl {
@@ -18,6 +21,33 @@ inline bool is_floating(const Tensor& t) {
   return at::isFloatingType(t.scalar_type());
 }
 
+// The types that the operators compute with.
+inline bool is_supported(const Tensor& t) {
+  const auto type = t.scalar_type();
+  return type == at::kFloat || type == at::kDouble || type == at::kBFloat16 || type == at::kHalf;
+}
+
+// As Python prints it: (2, 3), (2,).
+inline std::string shape_of(const Tensor& t) {
+  std::string text = "(";
+  for (int64_t d = 0; d < t.dim(); ++d) {
+    text += (d == 0 ? "" : ", ") + std::to_string(t.size(d));
+  }
+  return text + (t.dim() == 1 ? ",)" : ")");
+}
+
+// As Python prints it: torch.float32.
+inline std::string type_of(const Tensor& t) {
+  return "torch." + std::string(c10::getDtypeNames(t.scalar_type()).first);
+}
+
+// As Python prints it: 1.0, 0.5, inf.
+inline std::string number(double value) {
+  char text[32];
+  std::string printed(text, std::to_chars(text, text + sizeof(text), value).ptr);
+  return printed.find_first_of(".en") == std::string::npos ? printed + ".0" : printed;
+}
+
 // Two floating-point tensors of one shape, one device and rank 2 or more.
 inline void check_pair(
     const char* op,
@@ -27,16 +57,17 @@ inline void check_pair(
     const char* second_name) {
   for (const auto& [name, t] : {std::pair{first_name, &first}, std::pair{second_name, &second}}) {
     TORCH_CHECK_VALUE(
-        is_floating(*t), op, ": ", name, " must be a floating-point tensor; received ",
-        t->scalar_type(), ". Convert it with .float().");
+        is_supported(*t), op, ": ", name,
+        " must be float32, float64, bfloat16 or float16; received ", type_of(*t),
+        ". Convert it with .float().");
   }
   TORCH_CHECK_VALUE(
       first.dim() >= 2, op, ": ", first_name,
-      " must have a batch and a feature dimension, [N, C, *]; received shape ", first.sizes(),
+      " must have a batch and a feature dimension, [N, C, *]; received shape ", shape_of(first),
       ". Add the missing dimension with .unsqueeze().");
   TORCH_CHECK_VALUE(
       first.sizes() == second.sizes(), op, ": ", first_name, " and ", second_name,
-      " must have the same shape; received ", first.sizes(), " and ", second.sizes(),
+      " must have the same shape; received ", shape_of(first), " and ", shape_of(second),
       ". Project or expand one of them before the call.");
   TORCH_CHECK_VALUE(
       first.device() == second.device(), op, ": ", first_name, " and ", second_name,
@@ -44,10 +75,19 @@ inline void check_pair(
       ". Move one of them with .to().");
 }
 
+// A small vector beside the tensor that it belongs to.
+inline void check_device(
+    const char* op, const char* name, const Tensor& vector, const Tensor& tensor) {
+  TORCH_CHECK_VALUE(
+      vector.device() == tensor.device(), op, ": ", name,
+      " must be on the device of the inputs; received ", vector.device(), " beside ",
+      tensor.device(), ". Move it with .to().");
+}
+
 // The options that every operator with a residue shares.
 inline void check_options(
     const char* op,
-    int64_t batch,
+    const Tensor& x,  // [N, C, *]
     std::string_view activation,
     const OptionalTensor& keep,  // [N]
     double p) {
@@ -57,19 +97,20 @@ inline void check_options(
       "'. Apply another activation to the output, with activation='none'.");
   TORCH_CHECK_VALUE(
       std::isfinite(p) && p >= 1.0, op, ": the exponent p must be finite and at least 1; received ",
-      p, ". The transport cost of the paper is p = 2.");
+      number(p), ". The transport cost of the paper is p = 2.");
   if (!keep) {
     return;
   }
   TORCH_CHECK_VALUE(
-      keep->dim() == 1 && keep->size(0) == batch && is_floating(*keep), op,
-      ": keep must hold one floating-point factor per sample, shape (", batch, ",); received ",
-      keep->scalar_type(), " of shape ", keep->sizes(),
+      keep->dim() == 1 && keep->size(0) == x.size(0) && is_floating(*keep), op,
+      ": keep must hold one floating-point factor per sample, shape (", x.size(0), ",); received ",
+      type_of(*keep), " of shape ", shape_of(*keep),
       ". Draw it with torch.bernoulli(...) / keep_prob, one value per sample.");
   TORCH_CHECK_VALUE(
       !keep->requires_grad(), op,
       ": keep is a random factor and gets no gradient; received a tensor that requires grad. "
       "Pass keep.detach().");
+  check_device(op, "keep", *keep, x);
 }
 
 // Dimension of x along which `scale` varies: a vector (C,) belongs to dimension 1 of rank 4 and
@@ -95,9 +136,10 @@ inline int64_t scale_dim(
   valid = valid && dim >= 1 && scale.numel() == x.size(dim);
   TORCH_CHECK_VALUE(
       valid, op, ": scale must hold one floating-point factor per channel; received ",
-      scale.scalar_type(), " of shape ", scale.sizes(), " for x of shape ", x.sizes(),
+      type_of(scale), " of shape ", shape_of(scale), " for x of shape ", shape_of(x),
       ". Give a vector (C,), with channels in dimension 1 of rank 4 and more and in the last "
       "dimension of rank 2 and 3, or a broadcastable shape such as (C, 1, 1).");
+  check_device(op, "scale", scale, x);
   return dim;
 }
 
@@ -106,11 +148,15 @@ inline void check_channel_vector(
     const char* op,
     const char* name,
     const OptionalTensor& vector,  // [C]
-    int64_t channels) {
+    const Tensor& z) {             // [N, C, *]
+  if (!vector) {
+    return;
+  }
   TORCH_CHECK_VALUE(
-      !vector || (vector->dim() == 1 && vector->size(0) == channels && is_floating(*vector)), op,
-      ": ", name, " must hold one floating-point value per channel, (", channels, ",); received ",
-      vector->scalar_type(), " of shape ", vector->sizes(), ". Channels are dimension 1 of z.");
+      vector->dim() == 1 && vector->size(0) == z.size(1) && is_floating(*vector), op, ": ", name,
+      " must hold one floating-point value per channel, (", z.size(1), ",); received ",
+      type_of(*vector), " of shape ", shape_of(*vector), ". Channels are dimension 1 of z.");
+  check_device(op, name, *vector, z);
 }
 
 // The statistics that batch normalization may use.
@@ -124,11 +170,14 @@ inline void check_batch_norm(
     bool training,
     double momentum,
     double eps) {
-  const int64_t channels = z.size(1);
-  check_channel_vector(op, "weight", weight, channels);
-  check_channel_vector(op, "bias", bias, channels);
-  check_channel_vector(op, "running_mean", running_mean, channels);
-  check_channel_vector(op, "running_var", running_var, channels);
+  check_channel_vector(op, "weight", weight, z);
+  check_channel_vector(op, "bias", bias, z);
+  check_channel_vector(op, "running_mean", running_mean, z);
+  check_channel_vector(op, "running_var", running_var, z);
+  int64_t values = 1;  // per channel
+  for (int64_t d = 0; d < z.dim(); ++d) {
+    values *= d == 1 ? 1 : z.size(d);
+  }
   TORCH_CHECK_VALUE(
       running_mean.has_value() == running_var.has_value(), op,
       ": running_mean and running_var must be given together; received only one of them. "
@@ -138,16 +187,15 @@ inline void check_batch_norm(
       ": evaluation needs running statistics; received running_mean=None with training=False. "
       "Pass them, or use training=True for the statistics of the batch.");
   TORCH_CHECK_VALUE(
-      !training || z.numel() != channels, op,
-      ": training needs more than one value per channel; received z of shape ", z.sizes(),
+      !training || values != 1, op,
+      ": training needs more than one value per channel; received z of shape ", shape_of(z),
       ". Use a larger batch, or training=False.");
   TORCH_CHECK_VALUE(
-      std::isfinite(momentum) && momentum >= 0.0 && momentum <= 1.0, op,
-      ": momentum must lie in [0, 1]; received ", momentum,
+      std::isfinite(momentum), op, ": momentum must be finite; received ", number(momentum),
       ". momentum=None is handled by the block, which knows how many batches it has seen.");
   TORCH_CHECK_VALUE(
-      std::isfinite(eps) && eps >= 0.0, op, ": eps must be finite and not negative; received ", eps,
-      ". PyTorch's default is 1e-5.");
+      std::isfinite(eps) && eps >= 0.0, op, ": eps must be finite and not negative; received ",
+      number(eps), ". PyTorch's default is 1e-5.");
 }
 
 }  // namespace trgl

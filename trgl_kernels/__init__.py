@@ -1,6 +1,7 @@
 """Fused operators that compute a residual block's output and its kinetic energy in one pass."""
 
 from . import autograd as _autograd
+from . import extension as _extension
 from . import schema as _schema  # noqa: F401 (defines the operators)
 from .batch_norm_residual_energy import batch_norm_residual_energy
 from .blocks import (
@@ -13,15 +14,14 @@ from .collect import collect_energy
 from .convert import regularize
 from .displacement_energy import displacement_energy
 from .extension import info
-from .extension import load as _load
 from .residual_energy import residual_energy
 
-_twins = None if _load().loaded else _autograd.register()
+_twins = None if _extension.load().loaded else _autograd.register()
 
 try:
     from . import cuda as _cuda
-except ImportError:  # no Triton on this platform: info() says so, and the reference runs
-    pass
+except ImportError as error:  # no Triton on this platform: the reference runs
+    _extension.without_triton(str(error))
 else:
     _cuda.register()
 

@@ -57,6 +57,7 @@ class _ResidualEnergy(torch.autograd.Function):
         y, r, scale, keep = ctx.saved_tensors
         activation, p, x_dtype = ctx.options
         wants_x, wants_r, _, wants_scale = ctx.needs_input_grad[:4]
+        wants_x = wants_x and grad_y is not None  # the energy does not depend on x
         # without an activation the gradient of x is the output's, as it is
         passes = activation == "none" and grad_y is not None and grad_y.dtype == x_dtype
         grad_x, grad_r, grad_scale = torch.ops.trgl.residual_energy_backward.default(
@@ -141,6 +142,7 @@ class _BatchNormResidualEnergy(torch.autograd.Function):
         z, y, weight, bias, mean, rstd, keep = ctx.saved_tensors
         training, activation, p, x_dtype = ctx.options
         wants_z, wants_x, wants_weight, wants_bias = ctx.needs_input_grad[:4]
+        wants_x = wants_x and grad_y is not None  # the energy does not depend on x
         passes = activation == "none" and grad_y is not None and grad_y.dtype == x_dtype
         grad_z, grad_x, grad_weight, grad_bias = (
             torch.ops.trgl.batch_norm_residual_energy_backward.default(

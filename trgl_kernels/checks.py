@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 ACTIVATIONS = ("none", "relu")
+TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def refusal(invariant: str, received: object, remedy: str) -> ValueError:
@@ -25,9 +26,9 @@ def check_pair(
 ) -> None:
     """Two floating-point tensors of one shape, one device and rank 2 or more."""
     for name, tensor in zip(names, (first, second), strict=True):
-        if not tensor.is_floating_point():
+        if tensor.dtype not in TYPES:
             raise refusal(
-                f"{op}: {name} must be a floating-point tensor",
+                f"{op}: {name} must be float32, float64, bfloat16 or float16",
                 tensor.dtype,
                 "Convert it with .float().",
             )
@@ -51,9 +52,34 @@ def check_pair(
         )
 
 
+def check_device(
+    op: str,
+    name: str,
+    vector: Tensor,  # [C] or [N]
+    tensor: Tensor,  # [N, C, *]
+) -> None:
+    """A small vector beside the tensor that it belongs to."""
+    if vector.device != tensor.device:
+        raise refusal(
+            f"{op}: {name} must be on the device of the inputs",
+            f"{vector.device} beside {tensor.device}",
+            "Move it with .to().",
+        )
+
+
+def check_exponent(op: str, p: float) -> None:
+    """The exponent of the energy."""
+    if not isinstance(p, int | float) or not (math.isfinite(p) and p >= 1.0):
+        raise refusal(
+            f"{op}: the exponent p must be finite and at least 1",
+            p,
+            "The transport cost of the paper is p = 2.",
+        )
+
+
 def check_options(
     op: str,
-    batch: int | torch.SymInt,
+    x: Tensor,  # [N, C, *]
     activation: str,
     keep: Tensor | None,  # [N]
     p: float,
@@ -65,25 +91,23 @@ def check_options(
             repr(activation),
             "Apply another activation to the output, with activation='none'.",
         )
-    if not (math.isfinite(p) and p >= 1.0):
+    check_exponent(op, p)
+    if keep is None:
+        return
+    batch = x.shape[0]
+    if keep.shape != (batch,) or not keep.is_floating_point():
         raise refusal(
-            f"{op}: the exponent p must be finite and at least 1",
-            p,
-            "The transport cost of the paper is p = 2.",
+            f"{op}: keep must hold one floating-point factor per sample, shape ({batch},)",
+            f"{keep.dtype} of shape {tuple(keep.shape)}",
+            "Draw it with torch.bernoulli(...) / keep_prob, one value per sample.",
         )
-    if keep is not None:
-        if keep.shape != (batch,) or not keep.is_floating_point():
-            raise refusal(
-                f"{op}: keep must hold one floating-point factor per sample, shape ({batch},)",
-                f"{keep.dtype} of shape {tuple(keep.shape)}",
-                "Draw it with torch.bernoulli(...) / keep_prob, one value per sample.",
-            )
-        if keep.requires_grad:
-            raise refusal(
-                f"{op}: keep is a random factor and gets no gradient",
-                "a tensor that requires grad",
-                "Pass keep.detach().",
-            )
+    if keep.requires_grad:
+        raise refusal(
+            f"{op}: keep is a random factor and gets no gradient",
+            "a tensor that requires grad",
+            "Pass keep.detach().",
+        )
+    check_device(op, "keep", keep, x)
 
 
 def scale_dim(
@@ -96,26 +120,20 @@ def scale_dim(
     A vector (C,) belongs to dimension 1 of images (rank 4 and more) and to the last dimension of
     features and tokens (rank 2 and 3); a shape such as (C, 1, 1) is read as broadcasting reads it.
     """
-    hint = (
-        "Give a vector (C,), with channels in dimension 1 of rank 4 and more and in the last "
-        "dimension of rank 2 and 3, or a broadcastable shape such as (C, 1, 1)."
-    )
-    what = f"shape {tuple(scale.shape)} for x of shape {tuple(x.shape)}"
-    invariant = f"{op}: scale must hold one floating-point factor per channel"
-    if not scale.is_floating_point():
-        raise refusal(invariant, scale.dtype, hint)
-    if not 1 <= scale.dim() <= x.dim():
-        raise refusal(invariant, what, hint)
+    wide = [i for i, size in enumerate(scale.shape) if size != 1]
     if scale.dim() == 1:
         dim = 1 if x.dim() >= 4 else x.dim() - 1
     else:
-        offset = x.dim() - scale.dim()
-        wide = [offset + i for i, size in enumerate(scale.shape) if size != 1]
-        if len(wide) > 1:
-            raise refusal(invariant, what, hint)
-        dim = wide[0] if wide else 1
-    if dim < 1 or scale.numel() != x.shape[dim]:
-        raise refusal(invariant, what, hint)
+        dim = x.dim() - scale.dim() + wide[0] if wide else 1
+    fits = 1 <= scale.dim() <= x.dim() and len(wide) <= 1 and scale.is_floating_point()
+    if not (fits and dim >= 1 and scale.numel() == x.shape[dim]):
+        raise refusal(
+            f"{op}: scale must hold one floating-point factor per channel",
+            f"{scale.dtype} of shape {tuple(scale.shape)} for x of shape {tuple(x.shape)}",
+            "Give a vector (C,), with channels in dimension 1 of rank 4 and more and in the last "
+            "dimension of rank 2 and 3, or a broadcastable shape such as (C, 1, 1).",
+        )
+    check_device(op, "scale", scale, x)
     return dim
 
 
@@ -129,7 +147,7 @@ def check_residual_energy(
 ) -> None:
     """Arguments of `residual_energy`."""
     check_pair("residual_energy", x, r, ("x", "r"))
-    check_options("residual_energy", x.shape[0], activation, keep, p)
+    check_options("residual_energy", x, activation, keep, p)
     if scale is not None:
         scale_dim("residual_energy", x, scale)
 
@@ -151,7 +169,7 @@ def check_batch_norm_residual_energy(
     """Arguments of `batch_norm_residual_energy`."""
     op = "batch_norm_residual_energy"
     check_pair(op, z, x, ("z", "x"))
-    check_options(op, z.shape[0], activation, keep, p)
+    check_options(op, z, activation, keep, p)
     channels = z.shape[1]
     vectors = {
         "weight": weight,
@@ -168,6 +186,7 @@ def check_batch_norm_residual_energy(
                 f"{vector.dtype} of shape {tuple(vector.shape)}",
                 "Channels are dimension 1 of z.",
             )
+        check_device(op, name, vector, z)
     if (running_mean is None) != (running_var is None):
         raise refusal(
             f"{op}: running_mean and running_var must be given together",
@@ -180,15 +199,15 @@ def check_batch_norm_residual_energy(
             "running_mean=None with training=False",
             "Pass them, or use training=True for the statistics of the batch.",
         )
-    if training and z.numel() == z.shape[1]:
+    if training and math.prod(size for d, size in enumerate(z.shape) if d != 1) == 1:
         raise refusal(
             f"{op}: training needs more than one value per channel",
             f"z of shape {tuple(z.shape)}",
             "Use a larger batch, or training=False.",
         )
-    if not (math.isfinite(momentum) and 0.0 <= momentum <= 1.0):
+    if not math.isfinite(momentum):
         raise refusal(
-            f"{op}: momentum must lie in [0, 1]",
+            f"{op}: momentum must be finite",
             momentum,
             "momentum=None is handled by the block, which knows how many batches it has seen.",
         )

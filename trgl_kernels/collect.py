@@ -7,10 +7,13 @@ outside, blocks compute no energy at all. Nothing is stored on a block.
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 from torch import Tensor
 
-from .checks import refusal
+from .checks import check_exponent, refusal
+
+_Link = tuple[Tensor, int, Any]  # energy [N], D, and the link before it
 
 
 class EnergyCollector:
@@ -21,16 +24,32 @@ class EnergyCollector:
     """
 
     def __init__(self, p: float = 2.0) -> None:
-        if not 1.0 <= p < float("inf"):
-            raise refusal(
-                "collect_energy: the exponent p must be finite and at least 1", p, "Use 2."
-            )
+        check_exponent("collect_energy", p)
         self.p = p
-        self.energies: list[Tensor] = []  # each [N]
-        self.features: list[int] = []  # D of each block
+        # a chain, newest first: torch.compile guards the length of a list, and would compile a
+        # block anew for each of its places in the network
+        self._last: _Link | None = None
 
     def __len__(self) -> int:
-        return len(self.energies)
+        return len(self._links())
+
+    def _links(self) -> "list[_Link]":
+        links = []
+        link = self._last
+        while link is not None:
+            links.append(link)
+            link = link[2]
+        return links[::-1]
+
+    @property
+    def energies(self) -> list[Tensor]:  # each [N]
+        """The energies, one per residue."""
+        return [energy for energy, _, _ in self._links()]
+
+    @property
+    def features(self) -> list[int]:
+        """D, the values per sample, of each residue."""
+        return [features for _, features, _ in self._links()]
 
     def add(
         self,
@@ -38,8 +57,7 @@ class EnergyCollector:
         features: int,
     ) -> None:
         """Adds the energy of one residue with `features` = D values per sample."""
-        self.energies.append(energy)
-        self.features.append(features)
+        self._last = (energy, features, self._last)
 
     def total(self, reduction: str = "mean") -> Tensor:  # []
         """C = mean_i Σ_m e_{m,i} / z_m, the transport cost of what ran in the scope.
@@ -58,14 +76,15 @@ class EnergyCollector:
             raise refusal(
                 "total: reduction must be 'mean' or 'sum'", repr(reduction), "Choose one."
             )
-        if not self.energies:
+        links = self._links()
+        if not links:
             raise refusal(
                 "total: at least one regularized block must run inside collect_energy()",
                 "no energy",
                 "Convert the model with trgl_kernels.regularize(model), and run it in the scope.",
             )
         total: Tensor | None = None
-        for energy, features in zip(self.energies, self.features, strict=True):
+        for energy, features, _ in links:
             cost = energy.mean()
             if reduction == "mean":
                 cost = cost / features
@@ -140,6 +159,9 @@ def checkpoint_contexts() -> tuple[AbstractContextManager[None], AbstractContext
     thrown away, so that it computes what the first run computed and adds nothing.
 
         checkpoint(block, x, use_reentrant=False, context_fn=checkpoint_contexts)
+
+    Reentrant checkpointing (use_reentrant=True) runs the block without a gradient, so that the
+    energies it collects have none: it cannot be combined with a penalty.
     """
     collector = current()
     again = None if collector is None else EnergyCollector(collector.p)

@@ -22,7 +22,7 @@ M = TypeVar("M", bound=nn.Module)
 def regularize(model: M, recompute: str = "none", energy: str = "residue") -> M:
     """Swaps every known residual block of `model`, in place, for its regularized twin.
 
-    Parameters, buffers, hooks, state_dict keys and outputs stay as they are; inside
+    Modules, parameters, buffers, hooks, state_dict keys and outputs stay as they are; inside
     `collect_energy()` the blocks report their energies as well. Known are the blocks of
     torchvision's ResNet, ResNeXt and Wide ResNet. Regularized blocks that are already there only
     take on `energy`.
@@ -30,13 +30,13 @@ def regularize(model: M, recompute: str = "none", energy: str = "residue") -> M:
         model = regularize(torchvision.models.resnet50(weights="DEFAULT"))
 
     Args:
-        model: any module; a block itself is swapped too, so use what is returned.
+        model: any module; it may be a block itself.
         recompute: "none" keeps what autograd keeps.
         energy: "residue", ‖r‖² as r enters the addition, or "displacement",
             ‖y − shortcut(x)‖² after the activation.
 
     Returns:
-        The model (its twin, where the model itself is a block).
+        The model.
 
     Raises:
         ValueError: no known block in the model, or another `recompute` or `energy`.
@@ -47,32 +47,19 @@ def regularize(model: M, recompute: str = "none", energy: str = "residue") -> M:
             repr(recompute),
             "Leave it out.",
         )
-    swapped: dict[nn.Module, Regularized] = {}
-    # a block that has two names stays one block
-    for name, module in list(model.named_modules(remove_duplicate=False)):
-        if isinstance(module, Regularized):
-            swapped[module] = module.with_energy(energy)
-            continue
+    found = 0
+    for module in model.modules():
         twin = _TWINS.get(type(module))
-        if twin is None:
-            continue
-        if module not in swapped:
-            swapped[module] = _as(twin, module).with_energy(energy)
-        if not name:
-            return swapped[module]  # type: ignore[return-value]
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, swapped[module])
-    if not swapped:
+        if twin is not None:
+            # the object stays, and with it its hooks and whatever else refers to it
+            module.__class__ = twin
+        if isinstance(module, Regularized):
+            module.with_energy(energy)
+            found += 1
+    if not found:
         raise refusal(
             "regularize: the model must have a residual block that is known",
             f"{type(model).__name__} with none",
             "Build it from trgl_kernels.RegularizedResidual, which takes any branch.",
         )
     return model
-
-
-def _as(twin: type[Regularized], block: nn.Module) -> Regularized:
-    """A `twin` that owns everything that `block` owned, without initializing it anew."""
-    new = twin.__new__(twin)
-    new.__dict__ = dict(block.__dict__)
-    return new

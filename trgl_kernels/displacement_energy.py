@@ -6,8 +6,8 @@ from . import reference
 
 
 def displacement_energy(
-    x: Tensor,  # [N, *]
-    y: Tensor,  # [N, *]
+    x: Tensor,  # [N, C, *]
+    y: Tensor,  # [N, C, *]
     *,
     p: float = 2.0,
 ) -> Tensor:  # [N]

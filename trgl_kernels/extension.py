@@ -8,7 +8,6 @@ reference runs instead, and `info()` names the reason and the remedy.
 import ctypes
 import functools
 import importlib.metadata
-import importlib.util
 import json
 import os
 import platform
@@ -17,6 +16,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,9 @@ def _source() -> str:
     if noted is None:
         return f"{shlex.quote(str(Path(__file__).parents[1]))}"
     origin = json.loads(noted)
-    url = origin["url"].removeprefix("file://")
+    url = origin["url"]
+    if url.startswith("file://"):
+        url = urllib.parse.unquote(url.removeprefix("file://"))
     if "vcs_info" in origin:
         url = f"{origin['vcs_info']['vcs']}+{url}@{origin['vcs_info']['commit_id']}"
     editable = "-e " if origin.get("dir_info", {}).get("editable") else ""
@@ -85,14 +87,15 @@ def load() -> ExtensionStatus:
         return _absent(f"switched off by {DISABLE}", f"unset {DISABLE}")
     try:
         build: dict[str, Any] = json.loads(FACTS.read_text())
-    except (OSError, ValueError):
+        reason, remedy, target = build["reason"], build.get("remedy"), build.get("torch")
+    except (OSError, ValueError, TypeError, KeyError):
         return _absent(f"never built for this copy of trgl_kernels ({FACTS.parent})")
-    if build["reason"]:
-        first = f"{build['remedy']}, then: " if build["remedy"] else ""
-        return _absent(f"not built: {build['reason']}", first + _rebuild())
-    if build["torch"] != torch.__version__:
+    if reason:
+        first = f"{remedy}, then: " if remedy else ""
+        return _absent(f"not built: {reason}", first + _rebuild())
+    if target != torch.__version__:
         return _absent(
-            f"built for torch {build['torch']}, and torch {torch.__version__} is installed",
+            f"built for torch {target}, and torch {torch.__version__} is installed",
             build=build,
         )
     if not LIBRARY.exists():
@@ -110,6 +113,15 @@ def notice() -> str | None:
     if status.loaded:
         return None
     return f"compiled engine not in use ({status.reason}). Remedy: {status.remedy}"
+
+
+_triton_reason: str | None = None
+
+
+def without_triton(reason: str) -> None:
+    """Remembers why the Triton engine could not be imported, for `info()`."""
+    global _triton_reason
+    _triton_reason = f"Triton could not be imported: {reason}"
 
 
 def _version(distribution: str) -> str | None:
@@ -163,12 +175,14 @@ def _engine(operator: str, device: str) -> dict[str, Any]:
         why_not["triton"] = (
             "the Triton kernels are for CUDA tensors"
             if device == "cpu"
-            else "triton is not installed"
-            if importlib.util.find_spec("triton") is None
-            else "its kernels are not registered for this operator"
+            else _triton_reason or "its kernels are not registered for this operator"
         )
     if engine != "reference":
-        why_not["reference"] = "it runs only where no engine has a kernel"
+        why_not["reference"] = (
+            "on CUDA it serves float64 and empty tensors only"
+            if device == "cuda"
+            else "it runs only where no engine has a kernel"
+        )
     return {"engine": engine, "why_not": why_not}
 
 

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from .checks import (
     check_batch_norm_residual_energy,
+    check_exponent,
     check_pair,
     check_residual_energy,
-    refusal,
     scale_dim,
 )
 
@@ -188,15 +188,14 @@ def normalized_residue(
 
 
 def displacement_energy(
-    x: Tensor,  # [N, *]
-    y: Tensor,  # [N, *]
+    x: Tensor,  # [N, C, *]
+    y: Tensor,  # [N, C, *]
     *,
     p: float = 2.0,
 ) -> Tensor:  # [N]
     """e_i = Σ_d |y − x|^p."""
     check_pair("displacement_energy", x, y, ("x", "y"))
-    if not p >= 1.0:
-        raise refusal("displacement_energy: the exponent p must be at least 1", p, "Use p = 2.")
+    check_exponent("displacement_energy", p)
     with torch.autocast(x.device.type, enabled=False):
         dtype = accumulation_dtype(x, y)
         return energy_of(y.to(dtype) - x.to(dtype), p)

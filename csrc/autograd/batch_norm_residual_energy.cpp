@@ -108,10 +108,13 @@ struct BatchNormResidualEnergy : torch::autograd::Function<BatchNormResidualEner
     const auto saved = ctx->get_saved_variables();
     const auto x_type = static_cast<at::ScalarType>(ctx->saved_data["x_type"].toInt());
     const bool relu = ctx->saved_data["relu"].toBool();
-    const bool wants_z = ctx->needs_input_grad(0), wants_x = ctx->needs_input_grad(1);
+    // the energy does not depend on x
+    const bool wants_x = grads[0].defined() && ctx->needs_input_grad(1);
+    const bool wants_z = ctx->needs_input_grad(0);
     const bool wants_weight = Inputs::wanted(ctx, ctx->saved_data["weight"].toInt());
     const bool wants_bias = Inputs::wanted(ctx, ctx->saved_data["bias"].toInt());
     const bool passes = passes_through(grads[0], relu, x_type);
+    at::AutoDispatchBelowADInplaceOrView below;
     auto [grad_z, grad_x, grad_weight, grad_bias] = op.call(
         optional(grads[0]), optional(grads[1]), saved[0], optional(saved[1]), optional(saved[2]),
         optional(saved[3]), saved[4], saved[5], ctx->saved_data["training"].toBool(),
@@ -155,6 +158,7 @@ Outputs batch_norm_residual_energy(
     count_change(running_var);
   }
   const Options options{training, momentum, eps, activation, p, with_energy};
+  refuse_forward_mode("batch_norm_residual_energy", {z, x, weight, bias});
   const bool recorded = c10::GradMode::is_enabled() &&
                         (z.requires_grad() || x.requires_grad() || requires_grad(weight) ||
                          requires_grad(bias) || requires_grad(keep));

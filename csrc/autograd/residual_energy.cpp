@@ -79,9 +79,12 @@ struct ResidualEnergy : torch::autograd::Function<ResidualEnergy> {
     const auto saved = ctx->get_saved_variables();
     const auto x_type = static_cast<at::ScalarType>(ctx->saved_data["x_type"].toInt());
     const bool relu = ctx->saved_data["relu"].toBool();
-    const bool wants_x = ctx->needs_input_grad(0), wants_r = ctx->needs_input_grad(1);
+    // the energy does not depend on x
+    const bool wants_x = grads[0].defined() && ctx->needs_input_grad(0);
+    const bool wants_r = ctx->needs_input_grad(1);
     const bool wants_scale = Inputs::wanted(ctx, ctx->saved_data["scale"].toInt());
     const bool passes = passes_through(grads[0], relu, x_type);
+    at::AutoDispatchBelowADInplaceOrView below;
     auto [grad_x, grad_r, grad_scale] = op.call(
         optional(grads[0]), optional(grads[1]), optional(saved[0]), saved[1], optional(saved[2]),
         optional(saved[3]), relu ? "relu" : "none", ctx->saved_data["p"].toDouble(), x_type,
@@ -105,6 +108,7 @@ std::tuple<Tensor, Tensor> residual_energy(
     const OptionalTensor& keep,   // [N]
     double p,
     bool with_energy) {
+  refuse_forward_mode("residual_energy", {x, r, scale});
   const bool recorded =
       c10::GradMode::is_enabled() &&
       (x.requires_grad() || r.requires_grad() || requires_grad(scale) || requires_grad(keep));

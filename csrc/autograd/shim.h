@@ -47,6 +47,16 @@ inline bool requires_grad(const OptionalTensor& t) {
   return t && t->requires_grad();
 }
 
+// Forward-mode derivatives would silently be zero below autograd.
+inline void refuse_forward_mode(const char* op, std::initializer_list<OptionalTensor> inputs) {
+  for (const auto& t : inputs) {
+    TORCH_CHECK_NOT_IMPLEMENTED(
+        !t || !t->_fw_grad(0).defined(), "trgl::", op,
+        ": it has no forward-mode derivative; received a dual tensor. Use trgl_kernels.reference.",
+        op, ", which PyTorch can differentiate forwards.");
+  }
+}
+
 inline OptionalTensor optional(const Tensor& t) {
   return t.defined() ? OptionalTensor(t) : std::nullopt;
 }

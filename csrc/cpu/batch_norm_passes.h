@@ -10,6 +10,11 @@ namespace trgl::cpu::batch_norm {
 
 constexpr int64_t kBlock = 4096;  // elements whose sums are kept apart until they are merged
 
+// Whether C is the contiguous dimension: channels_last, or nothing but N and C.
+inline bool by_rows(const Tensor& z, at::MemoryFormat format) {
+  return format != at::MemoryFormat::Contiguous || z.numel() == z.size(0) * z.size(1);
+}
+
 // Count, mean and M2 of some values; they merge exactly, in any grouping. (Chan et al., 1983.)
 struct Moments {
   double count = 0.0, mean = 0.0, m2 = 0.0;
@@ -17,12 +22,19 @@ struct Moments {
   // From Σ(z − near) and Σ(z − near)², `near` being the mean but for its rounding.
   TRGL_INLINE static Moments around(double near, int64_t count, double distance, double squares) {
     const double n = static_cast<double>(count), shift = distance / n;
+    if (!std::isfinite(near)) {  // the mean is what the sum says: ∞, −∞ or NaN
+      return {n, near, std::nan("")};
+    }
     return {n, near + shift, squares - distance * shift};
   }
 
   void merge(const Moments& other) {
     const double total = count + other.count;
     if (total == 0.0) {
+      return;
+    }
+    if (!std::isfinite(mean) || !std::isfinite(other.mean)) {
+      *this = {total, mean + other.mean, std::nan("")};
       return;
     }
     const double delta = other.mean - mean;
@@ -64,9 +76,9 @@ void finish_statistics(const Forward<T>& a, int64_t c, const Moments& moments) {
   a.mean[c] = static_cast<A>(moments.mean);
   a.rstd[c] = static_cast<A>(1.0 / std::sqrt(var + a.eps));
   if (a.running_mean) {
-    const double unbiased = moments.m2 / (moments.count - 1.0), keep = 1.0 - a.momentum;
-    a.running_mean[c] = static_cast<A>(a.momentum * moments.mean + keep * a.running_mean[c]);
-    a.running_var[c] = static_cast<A>(a.momentum * unbiased + keep * a.running_var[c]);
+    const double unbiased = moments.m2 / (moments.count - 1.0), decay = 1.0 - a.momentum;
+    a.running_mean[c] = static_cast<A>(a.momentum * moments.mean + decay * a.running_mean[c]);
+    a.running_var[c] = static_cast<A>(a.momentum * unbiased + decay * a.running_var[c]);
   }
 }
 

@@ -116,26 +116,30 @@ struct PlaneApply {
       const A bias = a->bias ? a->bias[c] : A(0);
       const A keep = a->keep ? a->keep[n] : A(1);
       const int64_t base = planes->at(n, c);
-      simd::Vector<A, W> total{};
-      A rest = 0;
-      int64_t i = 0;
-      while (i + 2 * W <= planes->size) {
-        const int64_t stop = std::min(planes->size, i + kRun);
-        simd::Vector<A, W> even{}, odd{};
-        for (; i + 2 * W <= stop; i += 2 * W) {
-          even += element<W>(*a, base + i, mean, slope, bias, keep);
-          odd += element<W>(*a, base + i + W, mean, slope, bias, keep);
+      double energy = 0.0;
+      for (int64_t begin = 0; begin < planes->size; begin += kFold) {
+        const int64_t end = std::min(planes->size, begin + kFold);
+        simd::Vector<A, W> total{};
+        int64_t i = begin;
+        while (i + 2 * W <= end) {
+          const int64_t stop = std::min(end, i + kRun);
+          simd::Vector<A, W> even{}, odd{};
+          for (; i + 2 * W <= stop; i += 2 * W) {
+            even += element<W>(*a, base + i, mean, slope, bias, keep);
+            odd += element<W>(*a, base + i + W, mean, slope, bias, keep);
+          }
+          total += even + odd;
         }
-        total += even + odd;
-      }
-      for (; i + W <= planes->size; i += W) {
-        total += element<W>(*a, base + i, mean, slope, bias, keep);
-      }
-      for (; i < planes->size; ++i) {
-        rest += element<1>(*a, base + i, mean, slope, bias, keep)[0];
+        for (; i + W <= end; i += W) {
+          total += element<W>(*a, base + i, mean, slope, bias, keep);
+        }
+        for (; i < end; ++i) {
+          energy += element<1>(*a, base + i, mean, slope, bias, keep)[0];
+        }
+        energy += simd::sum<A, W>(total);
       }
       if constexpr (P != Power::none) {
-        a->partial[n * planes->channels + c] = simd::sum<A, W>(total) + rest;
+        a->partial[n * planes->channels + c] = static_cast<A>(energy);
       }
     }
   }

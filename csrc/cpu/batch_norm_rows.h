@@ -18,9 +18,9 @@ struct Rows {
   int64_t tiles;  // in a sample
 
   Rows(int64_t n, int64_t s, int64_t c) : batch(n), size(s), channels(c), rows(n * s) {
-    height = std::clamp<int64_t>(4 * kBlock / channels, 32, 256);
+    height = std::clamp<int64_t>(4 * kBlock / channels, 128, 256);
     blocks = divide_up(rows, height);
-    tile = std::min(size, std::clamp<int64_t>(4 * kBlock / channels, 1, 256));
+    tile = std::min(size, std::clamp<int64_t>(4 * kBlock / channels, 1, 64));
     tiles = divide_up(size, tile);
   }
 };
@@ -115,19 +115,21 @@ struct RowApply {
       const int64_t end = std::min(rows->size, begin + rows->tile);
       const A keep = a->keep ? a->keep[n] : A(1);
       simd::Vector<A, W> total{};
-      A rest = 0;
+      double rest = 0.0;
       for (int64_t row = n * rows->size + begin; row < n * rows->size + end; ++row) {
         const int64_t base = row * rows->channels;
+        simd::Vector<A, W> of_row{};
         int64_t c = 0;
         for (; c + W <= rows->channels; c += W) {
-          total += element<W>(*a, base + c, c, keep);
+          of_row += element<W>(*a, base + c, c, keep);
         }
+        total += of_row;
         for (; c < rows->channels; ++c) {
           rest += element<1>(*a, base + c, c, keep)[0];
         }
       }
       if constexpr (P != Power::none) {
-        a->partial[unit] = simd::sum<A, W>(total) + rest;
+        a->partial[unit] = static_cast<A>(simd::sum<A, W>(total) + rest);
       }
     }
   }

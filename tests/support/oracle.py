@@ -20,8 +20,11 @@ ROUNDING = {
 # The interpreter rounds half of all float32 values to the other neighbouring bfloat16.
 INTERPRETER_ROUNDING = {**ROUNDING, torch.bfloat16: 1e-2}
 
-# opcheck itself reads .grad of a tensor that is no leaf
-OPCHECK_READS_GRAD = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+# opcheck and torch.compile themselves read .grad of a tensor that is no leaf
+READS_GRAD = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+
+# torch scripts its own decompositions when forward mode is first used
+FORWARD_MODE_SCRIPTS = pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")
 
 LAYOUTS = {
     "contiguous": torch.contiguous_format,

@@ -79,6 +79,20 @@ def test_a_block_with_two_names_stays_one_block() -> None:
     assert isinstance(model[0], RegularizedBasicBlock)
 
 
+def test_whatever_refers_to_a_block_still_does() -> None:
+    block = resnet.BasicBlock(4, 4)
+    calls: list[str] = []
+    block.register_load_state_dict_pre_hook(lambda *args: calls.append("loaded"))
+    model = nn.Sequential(block)
+    order = [block]
+    regularize(model)
+    with collect_energy() as energies:
+        order[0](torch.randn(2, 4, 5, 5))
+    assert len(energies) == 1
+    model.load_state_dict(model.state_dict())
+    assert calls == ["loaded"]
+
+
 def test_subclasses_with_a_forward_of_their_own_are_left_alone() -> None:
     class Other(resnet.BasicBlock):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -3,9 +3,10 @@
 import pytest
 import torch
 from oracle import (
+    FORWARD_MODE_SCRIPTS,
     INTERPRETED,
     LAYOUTS,
-    OPCHECK_READS_GRAD,
+    READS_GRAD,
     assert_three_way,
     away_from_kink,
     gradients,
@@ -118,7 +119,7 @@ def test_gradcheck(options) -> None:
         )
 
 
-@OPCHECK_READS_GRAD
+@READS_GRAD
 @pytest.mark.parametrize("options", ["plain", "scale-keep-relu"])
 @pytest.mark.parametrize("with_energy", [True, False])
 def test_opcheck(options, with_energy) -> None:
@@ -336,8 +337,16 @@ GOOD = torch.zeros(2, 3, 4, 4)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"r": torch.zeros(2, 3, 4, 5)}, "must have the same shape; received"),
-        ({"r": torch.zeros(2, 3, 4, 4, dtype=torch.int32)}, "r must be a floating-point tensor"),
+        (
+            {"r": torch.zeros(2, 3, 4, 5)},
+            r"x and r must have the same shape; received \(2, 3, 4, 4\) and \(2, 3, 4, 5\)",
+        ),
+        ({"scale": torch.ones(3, device="meta")}, "scale must be on the device .* meta beside cpu"),
+        ({"keep": torch.ones(2, device="meta")}, "keep must be on the device .* meta beside cpu"),
+        (
+            {"r": torch.zeros(2, 3, 4, 4, dtype=torch.int32)},
+            r"r must be float32, .*; received torch.int32\. Convert",
+        ),
         ({"x": torch.zeros(3), "r": torch.zeros(3)}, "a batch and a feature dimension"),
         ({"activation": "gelu"}, "activation must be one of none, relu; received 'gelu'"),
         ({"p": 0.5}, "p must be finite and at least 1; received 0.5"),
@@ -366,3 +375,28 @@ def test_without_energy_a_relu_saves_its_output_alone() -> None:
     (y,) = function(x)
     expected = torch.autograd.grad(torch.relu(x + branch(x)).square().sum(), x)
     torch.testing.assert_close(torch.autograd.grad(y.square().sum(), x), expected)
+
+
+def test_the_energy_alone_gives_no_gradient_to_the_shortcut() -> None:
+    x, r = (torch.randn(2, 3, 4, 4, requires_grad=True) for _ in range(2))
+    _, energy = residual_energy(x, r, activation="relu")
+    found = torch.autograd.grad(energy.sum(), [x, r], allow_unused=True)
+    assert found[0] is None
+    torch.testing.assert_close(found[1], 2 * r.detach())
+
+
+@FORWARD_MODE_SCRIPTS
+def test_forward_mode_is_refused() -> None:
+    x, r = torch.randn(2, 3), torch.randn(2, 3)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(r, torch.ones_like(r))
+        with pytest.raises(RuntimeError, match=r"forward|jvp"):
+            residual_energy(x, dual)
+
+
+def test_long_sums_of_one_sign_keep_their_digits() -> None:
+    side = 32 if INTERPRETED else 700
+    r = torch.full((1, 2, side, side), 0.3)
+    _, energy = residual_energy(torch.zeros_like(r), r)
+    exact = r.double().square().sum((1, 2, 3))
+    assert abs(energy.double() / exact - 1).max() < 3e-7

@@ -37,34 +37,36 @@ class Regularized(nn.Module):
         self,
         x: Tensor,  # [N, C, *]
         r: Tensor,  # [N, C, *]
-        activation: str = "none",
+        activation: str | nn.Module = "none",
         scale: Tensor | None = None,  # [C]
         keep: Tensor | None = None,  # [N]
     ) -> Tensor:  # [N, C, *]
         """y = act(x + keep·scale·r); its energy goes to the collector, if there is one."""
+        name, after = _fused(activation)
         energies = current()
         measured = energies is not None and self.energy == "residue"
-        plain = activation == "none" and scale is None and keep is None
-        if energies is None and plain and x.shape == r.shape:
-            return x + r  # saves nothing, and a later in-place activation may overwrite it
         p = 2.0 if energies is None else energies.p
-        y, energy = torch.ops.trgl.residual_energy.default(
-            x, r, activation, scale, keep, p, measured
-        )
-        return self._report(x, y, energy)
+        plain = name == "none" and scale is None and keep is None
+        if not measured and plain and x.shape == r.shape:
+            # saves nothing, and a later in-place activation may overwrite it
+            return self._report(x, x + r, None, after)
+        y, energy = torch.ops.trgl.residual_energy.default(x, r, name, scale, keep, p, measured)
+        return self._report(x, y, energy, after)
 
     def normalize_and_add(
         self,
         bn: nn.Module,
         z: Tensor,  # [N, C, *]
         x: Tensor,  # [N, C, *]
-        activation: str = "none",
+        activation: str | nn.Module = "none",
         keep: Tensor | None = None,  # [N]
     ) -> Tensor:  # [N, C, *]
         """y = act(x + keep·bn(z)), in one pass where `bn` is an ordinary BatchNorm."""
         if not fusible(bn):
             return self.add(x, bn(z), activation, keep=keep)
         assert isinstance(bn, nn.modules.batchnorm._BatchNorm)
+        bn._check_input_dim(z)
+        name, after = _fused(activation)
         energies = current()
         measured = energies is not None and self.energy == "residue"
         p = 2.0 if energies is None else energies.p
@@ -80,31 +82,45 @@ class Regularized(nn.Module):
             training,
             momentum,
             bn.eps,
-            activation,
+            name,
             keep,
             p,
             measured,
         )
-        return self._report(x, y, energy)
+        return self._report(x, y, energy, after)
 
     def _report(
         self,
         x: Tensor,  # [N, C, *]
         y: Tensor,  # [N, C, *]
-        energy: Tensor,  # [N]
+        energy: Tensor | None,  # [N]
+        after: nn.Module | None,
     ) -> Tensor:  # [N, C, *]
+        """Applies what could not be fused, and hands the energy to the collector."""
+        if after is not None:
+            y = after(y)
         energies = current()
         if energies is not None:
-            if self.energy == "displacement":
+            if energy is None or self.energy == "displacement":
                 energy = displacement_energy(x, y, p=energies.p)
             energies.add(energy, math.prod(y.shape[1:]))
         return y
 
 
-def hooked(module: nn.Module) -> bool:
-    """Whether calling `module` does more than its forward."""
+def _fused(activation: str | nn.Module) -> tuple[str, nn.Module | None]:
+    """The activation as the operators know it, and the module that has to run after them."""
+    if isinstance(activation, str):
+        return activation, None
+    if type(activation) is nn.ReLU and not customized(activation):
+        return "relu", None
+    return "none", activation
+
+
+def customized(module: nn.Module) -> bool:
+    """Whether calling `module` does something else than the forward of its class."""
     return bool(
-        module._forward_hooks
+        "forward" in vars(module)
+        or module._forward_hooks
         or module._forward_pre_hooks
         or module._backward_hooks
         or module._backward_pre_hooks
@@ -115,7 +131,7 @@ def hooked(module: nn.Module) -> bool:
 def fusible(bn: nn.Module) -> bool:
     """Whether `bn` is an ordinary BatchNorm, whose call may be replaced by a fused operator."""
     ordinary = type(bn) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-    return ordinary and not hooked(bn)
+    return ordinary and not customized(bn)
 
 
 def advance(bn: nn.modules.batchnorm._BatchNorm) -> tuple[bool, float]:

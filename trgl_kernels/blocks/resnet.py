@@ -3,11 +3,7 @@
 from torch import Tensor, nn
 from torchvision.models import resnet
 
-from .residual import Regularized, hooked
-
-
-def _is_relu(module: nn.Module) -> bool:
-    return type(module) is nn.ReLU and not hooked(module)
+from .residual import Regularized
 
 
 class RegularizedBasicBlock(Regularized, resnet.BasicBlock):
@@ -31,10 +27,7 @@ class RegularizedBasicBlock(Regularized, resnet.BasicBlock):
     ) -> Tensor:  # [N, C', H', W']
         shortcut = x if self.downsample is None else self.downsample(x)
         z = self.conv2(self.relu(self.bn1(self.conv1(x))))
-        if _is_relu(self.relu):
-            return self.normalize_and_add(self.bn2, z, shortcut, "relu")
-        y: Tensor = self.relu(self.normalize_and_add(self.bn2, z, shortcut))
-        return y
+        return self.normalize_and_add(self.bn2, z, shortcut, self.relu)
 
 
 class RegularizedBottleneck(Regularized, resnet.Bottleneck):
@@ -62,10 +55,7 @@ class RegularizedBottleneck(Regularized, resnet.Bottleneck):
         shortcut = x if self.downsample is None else self.downsample(x)
         inner = self.relu(self.bn1(self.conv1(x)))
         z = self.conv3(self.relu(self.bn2(self.conv2(inner))))
-        if _is_relu(self.relu):
-            return self.normalize_and_add(self.bn3, z, shortcut, "relu")
-        y: Tensor = self.relu(self.normalize_and_add(self.bn3, z, shortcut))
-        return y
+        return self.normalize_and_add(self.bn3, z, shortcut, self.relu)
 
 
 class RegularizedPreActBlock(Regularized):

@@ -1,10 +1,12 @@
 """ResNet blocks: torchvision's outputs, gradients, statistics and keys, and the energy."""
 
 import copy
+import pickle
 
 import pytest
 import torch
-from oracle import gradients, saved_bytes
+import torch._dynamo.testing
+from oracle import READS_GRAD, gradients, saved_bytes
 from torch import nn
 from torchvision.models import ResNet, resnet
 
@@ -199,3 +201,46 @@ def test_saved_bytes(name) -> None:
     else:
         assert run(True) == penalized * x.nbytes + vectors
         assert run(False) == plain * x.nbytes + vectors
+
+
+@pytest.mark.parametrize("change", ["hook", "silu"])
+@pytest.mark.parametrize("name", PAIRS)
+def test_the_displacement_follows_an_activation_that_is_not_fused(name, change) -> None:
+    theirs, mine = pair(name)
+    if change == "silu":
+        theirs.relu = mine.relu = nn.SiLU()
+    else:
+        mine.relu.register_forward_hook(lambda *args: None)
+    x = torch.randn(4, 8, 6, 6)
+    y, shortcut = theirs(x), theirs.downsample(x)
+    with collect_energy() as energies:
+        mine.with_energy("displacement")(x)
+    torch.testing.assert_close(energies.total(), (y - shortcut).square().mean())
+
+
+def test_a_replaced_forward_of_the_norm_is_called() -> None:
+    block = RegularizedBasicBlock(8, 8)
+    block.bn2.forward = torch.zeros_like
+    x = torch.randn(4, 8, 6, 6)
+    torch.testing.assert_close(block(x), x.relu())
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_blocks_can_be_copied(copied) -> None:
+    block = RegularizedBasicBlock(8, 8).eval()
+    x = torch.randn(4, 8, 6, 6)
+    assert torch.equal(copied(block)(x), block(x))
+
+
+@READS_GRAD
+def test_a_block_compiles_once_for_all_its_places() -> None:
+    counter = torch._dynamo.testing.CompileCounter()
+    blocks = [RegularizedPreActBlock(4, 4) for _ in range(10)]
+    for block in blocks:
+        block.compile(backend=counter, fullgraph=True)
+    x = torch.randn(2, 4, 5, 5)
+    with collect_energy() as energies:
+        for block in blocks:
+            x = block(x)
+    assert len(energies) == 10
+    assert counter.frame_count <= 2
