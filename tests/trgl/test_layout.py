@@ -79,3 +79,59 @@ def test_the_same_layer_twice_stands_twice():
 def test_models_whose_order_is_unknown_are_refused(model, message):
     with pytest.raises(ValueError, match=message):
         layout_of(model)
+
+
+class Twice(torchvision.models.ResNet):
+    def _forward_impl(self, x):
+        return super()._forward_impl(super()._forward_impl(x))
+
+
+class Reversed(nn.Sequential):
+    def forward(self, x):
+        for layer in reversed(self):
+            x = layer(x)
+        return x
+
+
+def resnet(kind=torchvision.models.ResNet):
+    return kind(torchvision.models.resnet.BasicBlock, [1, 1, 1, 1])
+
+
+def with_own_forward(model):
+    model.forward = lambda x: x
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda model: setattr(model, "__class__", Twice), "got Twice with a _forward_impl of its"),
+        (with_own_forward, "with a forward of its own"),
+        (lambda model: model.register_forward_hook(print), "with hooks.*Remove it"),
+        (lambda model: model.layer2.register_forward_pre_hook(print), "'layer2'.*hooks"),
+        (lambda model: setattr(model, "layer3", Reversed(*model.layer3)), "'layer3' is Reversed"),
+        (lambda model: setattr(model, "layer4", nn.Identity()), r"nn.Sequential\(\*blocks\)"),
+        (lambda model: setattr(model, "maxpool", None), "Put nn.Identity"),
+    ],
+)
+def test_a_resnet_that_does_more_than_torchvisions_is_refused(change, message):
+    model = resnet()
+    change(model)
+    with pytest.raises(ValueError, match=message):
+        layout_of(model)
+
+
+def test_a_resnet_may_lack_a_stage_but_not_all():
+    model = resnet()
+    model.layer4 = nn.Sequential()
+    assert len(layout_of(model).blocks) == 3
+    for stage in ("layer1", "layer2", "layer3"):
+        setattr(model, stage, nn.Sequential())
+    with pytest.raises(ValueError, match="without blocks"):
+        layout_of(model)
+
+
+def test_a_hooked_sequential_says_so():
+    model = nn.Sequential(conv())
+    model.register_forward_hook(print)
+    with pytest.raises(ValueError, match=r"with hooks.*nn\.Sequential\(\*model\)"):
+        layout_of(model)
