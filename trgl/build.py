@@ -7,6 +7,7 @@ from torch import nn
 
 from trgl import models
 from trgl.data import ImageData
+from trgl.data.sampling import HEADS, generator
 from trgl.network import GreedyNetwork
 from trgl.recipes import Recipe
 from trgl.split import split
@@ -41,7 +42,7 @@ def build_network(recipe: Recipe, images: ImageData, seed: int) -> GreedyNetwork
             encoder="stem" if blocks else None,
             freeze_encoder=recipe.freeze_encoder,
             shared_head=recipe.shared_head,
-            seed=seed,
+            seed=generator(seed, HEADS).initial_seed(),  # the body's first draws are another's
         )
         if recipe.init_gain:
             models.orthogonal_(network, gain=recipe.init_gain, seed=seed)

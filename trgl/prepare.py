@@ -131,10 +131,7 @@ def make_trainer(task: Task, network: GreedyNetwork) -> Trainer:
         )
     epochs: int | Callable[[int], int] = recipe.epochs
     if recipe.epochs_step and not whole:
-        base, step = recipe.epochs, recipe.epochs_step
-
-        def epochs(module: int) -> int:
-            return base + step * module
+        epochs = [recipe.epochs, *recipe.epochs_of_modules()].__getitem__  # an encoder is module 0
 
     return Trainer(
         network,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import pickle
 import struct
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,17 @@ def test_digits_are_embedded_and_split_the_same_way_each_time() -> None:
     assert first.num_classes == 10
     assert torch.equal(first.x_train, second.x_train)
     assert torch.equal(first.y_test, second.y_test)
+    assert first.y_test[:9].tolist() == [
+        1,
+        4,
+        5,
+        6,
+        0,
+        1,
+        3,
+        4,
+        5,
+    ]  # figures hold for this split alone
     counts = torch.bincount(first.y_test)
     assert int(counts.max() - counts.min()) <= 5  # the 1,797 images have 174 to 183 per class
     rows = {bytes(image.numpy().tobytes()) for image in first.x_train}
@@ -98,6 +110,17 @@ def test_fashion_mnist_has_its_own_folder(tmp_path: Path) -> None:
     assert data.load("fashion-mnist", tmp_path).name == "fashion-mnist"
     with pytest.raises(ValueError, match=r"mnist is not in .*MNIST/raw"):
         data.load("mnist", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [("fashion-mnist", "MNIST"), ("fashion-mnist", "MNIST/raw"), ("mnist", "FashionMNIST")],
+)
+def test_the_other_mnist_is_refused(tmp_path: Path, name: str, place: str) -> None:
+    folder = place.removesuffix("/raw")
+    write_mnist(tmp_path / folder / "raw")
+    with pytest.raises(ValueError, match=f"{name} was asked for, but .* folder {folder}:"):
+        data.load(name, tmp_path / place)
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "cifar10", "cifar100"])
@@ -248,6 +271,11 @@ def test_npz(tmp_path: Path, grey: bool) -> None:
         ({"x_train": np.zeros((0, 6, 5, 3), np.uint8), "y_train": np.zeros(0, np.int64)}, "one im"),
         ({"x_test": np.zeros((7, 6, 4, 3), np.uint8)}, "one shape"),
         ({"y_train": np.array(["a"] * 12, dtype=object)}, "y_train cannot be read"),
+        ({"y_train": np.arange(12, dtype=np.int64) % 3 * 2}, "up to 4 of 3 classes, without 1, 3;"),
+        (
+            {"y_train": np.array([0] * 11 + [2**40], np.int64)},
+            "up to 1099511627776 of 2 classes, without 1, 2, 3, 4, 5, ...;",
+        ),
     ],
 )
 def test_a_wrong_npz_names_file_and_key(
@@ -256,6 +284,16 @@ def test_a_wrong_npz_names_file_and_key(
     path = tmp_path / "mine.npz"
     np.savez(path, **arrays(**changes))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=message) as caught:
+        data.load("digits", path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_member_that_is_no_array_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "mine.npz"
+    np.savez(path, **arrays(x_test=None))  # type: ignore[arg-type]
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("x_test", b"text")
+    with pytest.raises(ValueError, match="x_test must be a NumPy array") as caught:
         data.load("digits", path)
     assert str(path) in str(caught.value)
 
@@ -334,6 +372,12 @@ def test_hold_out_divides_without_overlap() -> None:
     assert sorted([*train.tolist(), *validation.tolist()]) == list(range(60))
     assert torch.bincount(labels[validation]).tolist() == [5] * 4
     assert torch.bincount(labels[train]).tolist() == [10] * 4
+
+
+def test_hold_out_does_not_repeat_the_draws_of_a_subset() -> None:
+    labels = torch.zeros(60, dtype=torch.int64)
+    chosen = data.subset(labels, 20, seed=1)
+    assert not torch.equal(data.hold_out(labels, 20, seed=1)[1], chosen)
 
 
 def test_hold_out_leaves_every_class_on_both_sides() -> None:

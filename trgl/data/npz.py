@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import zipfile
 import zlib
 from pathlib import Path
@@ -15,6 +16,9 @@ from torch import Tensor
 from trgl.data.images import ImageData
 
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
+_NAMED = 5
+# RuntimeError: an encrypted or unknown compression
+_DAMAGES = (ValueError, OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile)
 _HOW = (
     "Save one with numpy.savez_compressed(FILE, x_train=..., y_train=..., x_test=..., y_test=...): "
     "images uint8 of shape [N, H, W, C] or [N, H, W], labels int64 of shape [N], counted from 0."
@@ -51,11 +55,32 @@ def _labels(where: str, array: NDArray[np.generic]) -> Tensor:  # [N]
     return torch.from_numpy(np.ascontiguousarray(array))
 
 
+def _count_classes(where: str, labels: Tensor) -> int:  # [N]
+    """The number of classes: one more than the largest label, each of them present."""
+    if not len(labels):
+        return 0
+    present = set(labels.unique().tolist())
+    largest = int(max(present))
+    missing = list(
+        itertools.islice((label for label in range(largest) if label not in present), _NAMED)
+    )
+    if missing:
+        more = ", ..." if largest + 1 - len(present) > len(missing) else ""
+        raise ValueError(
+            f"{where} must hold every class from 0 to its largest label, received labels up to "
+            f"{largest} of {len(present)} classes, without {', '.join(map(str, missing))}{more}; "
+            "renumber the classes, e.g. with numpy.unique(labels, return_inverse=True)."
+        )
+    return largest + 1
+
+
 def _read(archive: NpzFile, key: str) -> NDArray[np.generic]:
     try:
         array: NDArray[np.generic] = archive[key]
-    except (ValueError, OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+    except _DAMAGES as error:
         raise ValueError(f"{key} cannot be read ({error})") from error
+    if not isinstance(array, np.ndarray):  # NumPy gives the bytes of what is no .npy file
+        raise ValueError(f"{key} must be a NumPy array, received a member of another kind")
     return array
 
 
@@ -70,8 +95,8 @@ def read_npz(path: Path) -> ImageData:
         The data set; the number of classes is one more than the largest training label.
 
     Raises:
-        ValueError: an unreadable file, a missing key, or an array of wrong type, shape or range;
-            the message names the file and the key.
+        ValueError: an unreadable file, a missing key, an array of wrong type, shape or range, or
+            a class without a training image; the message names the file and the key.
     """
     if not path.is_file():
         raise ValueError(f"{path}: there is no such file. {_HOW}")
@@ -81,7 +106,7 @@ def read_npz(path: Path) -> ImageData:
         with np.load(path, allow_pickle=False) as archive:
             missing = [key for key in _KEYS if key not in archive.files]
             arrays = {} if missing else {key: _read(archive, key) for key in _KEYS}
-    except (ValueError, OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+    except _DAMAGES as error:
         raise ValueError(f"{path}: {error}. {_HOW}") from error
     if missing:
         raise ValueError(f"{path}: {', '.join(missing)} missing. {_HOW}")
@@ -89,7 +114,7 @@ def read_npz(path: Path) -> ImageData:
     y_train = _labels(f"{path}: y_train", arrays["y_train"])
     x_test = _images(f"{path}: x_test", arrays["x_test"])
     y_test = _labels(f"{path}: y_test", arrays["y_test"])
-    classes = int(y_train.max()) + 1 if len(y_train) else 0
+    classes = _count_classes(f"{path}: y_train", y_train)
     note = f"Read from {path.name}."
     try:
         return ImageData(path.stem, x_train, y_train, x_test, y_test, classes, note)

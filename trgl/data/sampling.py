@@ -6,6 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+# second words of the generators of one seed; batches have theirs in batches.py
+_SUBSET, HOLD_OUT, HEADS = 1, 3, 4
+
 
 def generator(*words: int) -> torch.Generator:
     """A CPU generator seeded by a tuple of non-negative numbers, e.g. (seed, epoch).
@@ -33,9 +36,9 @@ def _shares(counts: Tensor, size: int, limits: Tensor) -> list[int]:
     return shares
 
 
-def _draw(labels: Tensor, size: int, seed: int, reserve: int) -> Tensor:
+def _draw(labels: Tensor, size: int, seed: int, stream: int, reserve: int) -> Tensor:
     present, counts = torch.unique(labels, return_counts=True)
-    draws = generator(seed, 1)
+    draws = generator(seed, stream)
     chosen = []
     for label, share in zip(present, _shares(counts, size, counts - reserve), strict=True):
         members = torch.nonzero(labels == label).flatten()
@@ -69,16 +72,19 @@ def subset(labels: Tensor, size: int, seed: int) -> Tensor:
             f"a stratified subset needs at least one image of each class: {size} images asked for, "
             f"{classes} classes there; raise the number of images."
         )
-    return _draw(labels, size, seed, reserve=0)
+    return _draw(labels, size, seed, _SUBSET, reserve=0)
 
 
-def hold_out(labels: Tensor, size: int, seed: int) -> tuple[Tensor, Tensor]:
+def hold_out(
+    labels: Tensor, size: int, seed: int, *, stream: int = HOLD_OUT
+) -> tuple[Tensor, Tensor]:
     """Split a labelled set into a training and a validation part, both stratified.
 
     Args:
         labels: int64 [N].
         size: number of validation images.
         seed: chooses them.
+        stream: of the seed's random numbers; by default one that ``subset`` does not use.
 
     Returns:
         The indices of the training part [N - size] and of the validation part [size], each in
@@ -96,7 +102,7 @@ def hold_out(labels: Tensor, size: int, seed: int) -> tuple[Tensor, Tensor]:
             f"{int(counts.min())}; choose a number from {classes} to {len(labels) - classes}, or a "
             "larger training subset."
         )
-    validation = _draw(labels, size, seed, reserve=1)
+    validation = _draw(labels, size, seed, stream, reserve=1)
     left = torch.ones(len(labels), dtype=torch.bool)
     left[validation] = False
     return torch.nonzero(left).flatten(), validation

@@ -106,7 +106,7 @@ def _digits() -> ImageData:
     # The sixteen grey levels times 15: exact, and white is nearly 255.
     images = torch.from_numpy((bunch.images * 15).astype(np.uint8)).unsqueeze(1)
     labels = torch.from_numpy(bunch.target.astype(np.int64))
-    train, test = hold_out(labels, _DIGITS_TEST_SIZE, _DIGITS_SPLIT_SEED)
+    train, test = hold_out(labels, _DIGITS_TEST_SIZE, _DIGITS_SPLIT_SEED, stream=1)
     note = (
         "scikit-learn's handwritten digits (UCI Optical Recognition of Handwritten Digits), 8x8 "
         "pixels, 10 classes."
@@ -118,6 +118,7 @@ def _idx(name: str, directory: Path) -> ImageData | None:
     paths = find_parts(directory, _IDX_FOLDER[name])
     if paths is None:
         return None
+    _refuse_the_other(name, paths["x_train"].parent)
     parts = {key: read_idx(path) for key, path in paths.items()}
     for key, part in parts.items():
         rank = 3 if key.startswith("x") else 1
@@ -138,6 +139,18 @@ def _idx(name: str, directory: Path) -> ImageData | None:
         )
     except ValueError as error:
         raise ValueError(f"{paths['x_train'].parent}: {error}") from error
+
+
+def _refuse_the_other(name: str, place: Path) -> None:
+    """MNIST and FashionMNIST have files of the same names: their folder tells them apart."""
+    place = place.resolve()
+    folder = place.parent.name if place.name == "raw" else place.name
+    for other, known in _IDX_FOLDER.items():
+        if other != name and folder == known:
+            raise ValueError(
+                f"the data set {name} was asked for, but the files are in a folder {known}: "
+                f"{place}; ask for {other}, or give the directory that holds {_IDX_FOLDER[name]}."
+            )
 
 
 def _torchvision_class(name: str) -> Any:

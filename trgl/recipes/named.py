@@ -42,7 +42,7 @@ def digits_20x1() -> Recipe:
         batch_size=128,
         learning_rate=0.003,
         weight_decay=1e-4,
-        end_to_end_learning_rate=0.1,
+        end_to_end_learning_rate=0.01,
         end_to_end_milestones=(80, 107, 133),
         tau=0.05,
         evaluate_every=20,
@@ -51,8 +51,9 @@ def digits_20x1() -> Recipe:
             {
                 "NeurIPS 2023, Table 13 (there on MNIST)": "network modules blocks filters block "
                 "freeze_encoder shared_head regime laps epochs_step batch_size optimizer momentum "
-                "weight_decay init_gain label_smoothing learning_rate end_to_end_learning_rate "
-                "reduction energy power weighting",
+                "weight_decay init_gain label_smoothing learning_rate reduction energy power "
+                "weighting",
+                "ours: Table 13's 0.1 diverges here, and so does 0.03": "end_to_end_learning_rate",
                 "ours: small enough for two cores": "dataset train_size epochs crop_padding "
                 "evaluate_every threads",
                 "ours: Table 13's encoder was pretrained as an autoencoder; this one is random, "
@@ -62,7 +63,10 @@ def digits_20x1() -> Recipe:
                     "end_to_end_milestones"
                 ),
                 "ours: a mirrored digit is another sign": "flip",
-                "ours: not published": "tau",
+                "ours: not published; set before a search; of 0.005, 0.01, 0.02, 0.05, 0.2, 0.5, 1 "
+                "and 2, the accuracy on 500 other training images, seeds 10 to 12, prefers 0.5": (
+                    "tau"
+                ),
             }
         ),
     )
@@ -106,7 +110,8 @@ def mnist_20x1() -> Recipe:
                 ),
                 "ours: the text says one or two linear layers": "head",
                 "ours: the paper mirrors MNIST too, but a mirrored digit is another sign": "flip",
-                "ours: not published; chosen among 0.0005 to 5 on seeds 0 to 2": "tau",
+                "ours: not published; chosen among 0.0025, 0.005, 0.01 and 0.02 by the accuracy on "
+                "500 other training images, seeds 10 to 12": "tau",
                 "ours: the full test set takes as long as many epochs": "evaluate_every",
                 "ours: as fast as two on images this small": "threads",
             }
@@ -126,7 +131,8 @@ def mnist_20x1_post() -> Recipe:
         sources={
             **base.sources,
             "block": "ours: the paper's are pre-activation",
-            "tau": "ours: not published; chosen among 0.05 and 0.5",
+            "tau": "ours: not published; taken from an earlier search, among 0.05 and 0.5, on test "
+            "images",
         },
     )
 
@@ -202,13 +208,14 @@ def cifar10_resnet18_k4() -> Recipe:
         threads=0,
         sources=_from(
             {
-                "NeurIPS 2023, settings of Tables 1 to 3 (there ResNet-50 to 152)": "modules head "
+                "NeurIPS 2023, settings of Tables 1 to 3 (there ResNet-50 to 152)": "modules "
                 "block init_gain regime laps epochs epochs_step batch_size optimizer learning_rate "
                 "momentum weight_decay label_smoothing end_to_end_learning_rate "
                 "end_to_end_milestones reduction energy power crop_padding flip shared_head",
                 "NeurIPS 2023, Table 3 (there ResNet-110 on STL10)": "tau weighting",
                 "NeurIPS 2023, ResNets on CIFAR100": "stem",
                 "ours: no table has a ResNet-18": "network dataset train_size",
+                "NeurIPS 2023, section 4.1; the pooling window, all positions, is ours": "head",
             }
         ),
     )

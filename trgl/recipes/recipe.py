@@ -220,6 +220,11 @@ class Recipe:
                 f"block {self.block} and freeze_encoder {self.freeze_encoder}; set block to "
                 "post-activation and freeze_encoder to false, or network to blocks."
             )
+        if self.batch_size == 1 and self.head in ("conv", "mlp"):
+            raise ValueError(
+                f"the batch norm of the head {self.head} cannot train on one image, received "
+                "batch_size 1; set it to 2 or more, or head to linear or pool-linear."
+            )
         steps = self.end_to_end_milestones
         if any(not isinstance(epoch, int) or epoch < 1 for epoch in steps) or list(steps) != sorted(
             set(steps)
