@@ -6,12 +6,14 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.modules.dropout import _DropoutNd
 
 from trgl_kernels import collect_energy
 
 from . import heads
 from .body import Body, Unit
 from .heads import Head, Shape
+from .layout import is_composite
 
 
 class DryRun:
@@ -49,28 +51,38 @@ class DryRun:
         entered, entered_version = x, x._version
         units: list[Unit] = []
         spans: list[tuple[int, int]] = []
+        measured: tuple[Tensor, int] | None = None  # the last measured output, and its version
         count = 0
         for block in blocks:
-            inputs, version, first = x, x._version, len(units)
-            last = -1
-            with collect_energy() as energies:
-                for name, unit in block:
-                    x = self._unit(name, unit, x, owner)
-                    if x.shape == inputs.shape:
-                        last = len(units)
-                    units.append((name, unit))
-            count += len(energies)
-            weights = any(True for _, unit in units[first : last + 1] for _ in unit.parameters())
-            if energy == "displacement" and not len(energies) and weights:
-                self._check_kept(inputs, version, block[0][0], owner)
-                spans.append((first, last))
+            # where a block has composite layers, these are measured, and plain ones are not
+            composite = any(is_composite(unit) for _, unit in block)
+            parts = [[pair] for pair in block] if composite else [block]
+            for part in parts:
+                inputs, version, first = x, x._version, len(units)
+                last, end = -1, (x, version)
+                with collect_energy() as energies:
+                    for name, unit in part:
+                        x = self._unit(name, unit, x, owner)
+                        self._check_measured(measured, name, owner)
+                        if x.shape == inputs.shape:
+                            last, end = len(units), (x, x._version)
+                        units.append((name, unit))
+                count += len(energies)
+                weights = any(True for _, u in units[first : last + 1] for _ in u.parameters())
+                whole = is_composite(part[0][1]) or not composite
+                if energy == "displacement" and whole and weights and not len(energies):
+                    self._check_kept(inputs, version, part[0][0], owner)
+                    measured = end
+                    self._check_measured(measured, units[-1][0], owner)
+                    spans.append((first, last))
         if energy != "module":
             return x, Body(units, spans), count + len(spans)
         if x.shape != entered.shape:
             raise ValueError(
                 f"energy='module' measures ‖T(x) − x‖² and needs modules that keep their shape, "
                 f"but {owner} maps {tuple(entered.shape[1:])} to {tuple(x.shape[1:])}. Use "
-                f"energy='residue', split the stem off with encoder='stem', or cut elsewhere."
+                f"energy='residue' or 'displacement', split the stem off with encoder='stem', or "
+                f"cut elsewhere."
             )
         self._check_kept(entered, entered_version, units[0][0], owner)
         return x, Body(units, [(0, len(units) - 1)]), 1
@@ -78,8 +90,16 @@ class DryRun:
     def _check_kept(self, x: Tensor, version: int, name: str, owner: str) -> None:
         if x._version != version:
             raise ValueError(
-                f"The displacement of {name!r} in {owner} cannot be measured, because the layer "
-                f"changes its input in place. Build it with inplace=False."
+                f"A displacement is measured from the input of a layer or module, which must stay "
+                f"as it is, but {owner} changes that of {name!r} in place. Build the layers there "
+                f"with inplace=False, or use energy='residue'."
+            )
+
+    def _check_measured(self, measured: tuple[Tensor, int] | None, name: str, owner: str) -> None:
+        if measured is not None and measured[0]._version != measured[1]:
+            raise ValueError(
+                f"A layer may not change in place what a displacement was measured from, because "
+                f"its gradient needs it, but {name!r} in {owner} does. Build it with inplace=False."
             )
 
     def _unit(self, name: str, unit: nn.Module, x: Tensor, owner: str) -> Tensor:
@@ -112,12 +132,22 @@ class DryRun:
         """Puts the head beside its module and holds its logits against num_classes."""
         head.to(self._device, self._dtype)
         modes = [(module, module.training) for module in head.modules()]
-        head.eval()
+        for module, _ in modes:
+            # dropout overwrites its input, if it does, in training only
+            module.training = isinstance(module, _DropoutNd)
+        x = self.images(shape)
+        version = x._version
         try:
-            logits = self._unit("head", head, self.images(shape), f"the head of {owner}")
+            logits = self._unit("head", head, x, f"the head of {owner}")
         finally:
             for module, mode in modes:
                 module.training = mode
+        if x._version != version:
+            raise ValueError(
+                f"A head must leave the features as they are, because the next module gets them "
+                f"too, but that of {owner} changes them in place. Build its first layers with "
+                f"inplace=False."
+            )
         if tuple(logits.shape[1:]) != (num_classes,):
             raise ValueError(
                 f"A head must give logits [N, {num_classes}], but that of {owner} gives "

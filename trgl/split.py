@@ -1,21 +1,25 @@
 """A model into modules."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import pairwise
+from numbers import Integral
 
 import torch
 from torch import nn
 
 from trgl_kernels import regularize
+from trgl_kernels.blocks import Regularized
 
 from . import heads
 from .body import Body, Unit
 from .dry_run import DryRun
 from .encoder import FrozenEncoder
-from .heads import Head
+from .heads import Head, Shape
 from .layout import layout_of
 from .network import GreedyModule, GreedyNetwork
+from .undo import undone_on_error
 
 ENERGIES = ("residue", "displacement", "module")
 
@@ -28,7 +32,7 @@ def split(
     head: Head | Sequence[Head] = "conv",
     balance: str | Sequence[int] = "depth",
     *,
-    energy: str = "residue",
+    energy: str | None = None,
     encoder: str | nn.Module | None = None,
     freeze_encoder: bool = False,
     shared_head: bool = False,
@@ -56,7 +60,8 @@ def split(
             it does not come out even; or a list of the blocks per module.
         energy: "residue", ‖r‖² of every residual block; "displacement", ‖y − shortcut(x)‖² after
             the activation, of every block that keeps its shape or has a shortcut; "module",
-            ‖T_k(x) − x‖² of the module as a whole.
+            ‖T_k(x) − x‖² of the module as a whole. None is "residue", where a block is not
+            regularized already: such a one keeps its choice.
         encoder: "stem" splits off what stands in front of the first block as module 0; an
             `nn.Module` takes the stem's place; None leaves the stem to module 1.
         freeze_encoder: the encoder does not move and has no head. Otherwise it is trained as module
@@ -75,11 +80,10 @@ def split(
 
     Source: TRGL (Karkar et al., NeurIPS 2023), section 3; energy="module" is equation 2.
     """
-    _check(model, modules, input_shape, num_classes, energy, encoder, freeze_encoder)
+    shape = _check(model, modules, input_shape, num_classes, energy, encoder, freeze_encoder, seed)
     layout = layout_of(model)
     counts = _counts(balance, modules, len(layout.blocks))
-    _regularize(model, energy)
-
+    own, rest = _head_lists(head, modules, encoder is not None and not freeze_encoder)
     stem = [(name, model.get_submodule(name)) for name in layout.stem]
     if isinstance(encoder, nn.Module):
         stem = [("encoder", encoder)]
@@ -95,43 +99,45 @@ def split(
     starts = [sum(counts[:k]) for k in range(modules + 1)]
     groups = [blocks[a:b] for a, b in pairwise(starts)]
 
-    with DryRun(model, encoder) as run:
-        x = run.images(input_shape)
-        front: Body | None = None
-        if encoder is not None:
-            x, front, _ = run.body([stem], x, "residue", "the encoder")
-        front_shape = tuple(x.shape[1:])
-        bodies, shapes, terms = [], [], []
-        for number, group in enumerate(groups, 1):
-            x, body, count = run.body(group, x, energy, f"module {number}")
-            bodies.append(body)
-            shapes.append(tuple(x.shape[1:]))
-            terms.append(count)
+    watched = [model, encoder] if isinstance(encoder, nn.Module) else [model]
+    with undone_on_error(*watched):
+        _regularize(model, energy)
+        with DryRun(model, encoder) as run:
+            x = run.images(shape)
+            front: Body | None = None
+            if encoder is not None:
+                x, front, _ = run.body([stem], x, "residue", "the encoder")
+            front_shape = tuple(x.shape[1:])
+            bodies, shapes, terms = [], [], []
+            for number, group in enumerate(groups, 1):
+                x, body, count = run.body(group, x, energy or "residue", f"module {number}")
+                bodies.append(body)
+                shapes.append(tuple(x.shape[1:]))
+                terms.append(count)
 
-        trains = front is not None and not freeze_encoder
-        with _seeded(seed):
-            own, rest = _head_lists(head, modules, trains)
-            front_head = run.head(own, front_shape, num_classes) if trains else None
-            built = heads.build_all(rest, shapes, num_classes, shared_head)
-        for number, (one, shape) in enumerate(zip(built, shapes, strict=True), 1):
-            run.check_head(one, shape, num_classes, f"module {number}")
+            trains = front is not None and not freeze_encoder
+            with _seeded(seed):
+                front_head = run.head(own, front_shape, num_classes) if trains else None
+                built = heads.build_all(rest, shapes, num_classes, shared_head)
+            for number, (one, features) in enumerate(zip(built, shapes, strict=True), 1):
+                run.check_head(one, features, num_classes, f"module {number}")
 
-    module_zero: GreedyModule | FrozenEncoder | None = None
-    if front is not None:
-        module_zero = (
-            FrozenEncoder(front.named_units())
-            if front_head is None
-            else GreedyModule(front, front_head, freeze_head=freeze_head)
+        module_zero: GreedyModule | FrozenEncoder | None = None
+        if front is not None:
+            module_zero = (
+                FrozenEncoder(front.named_units())
+                if front_head is None
+                else GreedyModule(front, front_head, freeze_head=freeze_head)
+            )
+        return GreedyNetwork(
+            [
+                GreedyModule(body, one, freeze_head=freeze_head, energy_terms=count)
+                for body, one, count in zip(bodies, built, terms, strict=True)
+            ],
+            module_zero,
+            input_shape=shape,
+            num_classes=num_classes,
         )
-    return GreedyNetwork(
-        [
-            GreedyModule(body, one, freeze_head=freeze_head, energy_terms=count)
-            for body, one, count in zip(bodies, built, terms, strict=True)
-        ],
-        module_zero,
-        input_shape=input_shape,
-        num_classes=num_classes,
-    )
 
 
 def _check(
@@ -139,29 +145,49 @@ def _check(
     modules: int,
     input_shape: Sequence[int],
     num_classes: int,
-    energy: str,
+    energy: str | None,
     encoder: str | nn.Module | None,
     freeze_encoder: bool,
-) -> None:
+    seed: int | None,
+) -> Shape:
     if not isinstance(model, nn.Module):
-        raise ValueError(f"split takes an nn.Module, but got {type(model).__name__}.")
-    for name, value in (("modules", modules), ("num_classes", num_classes)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, but got {value!r}.")
-    if not all(isinstance(size, int) and size > 0 for size in input_shape) or not input_shape:
         raise ValueError(
-            f"input_shape is that of one image without the batch, such as (3, 32, 32), but got "
-            f"{input_shape!r}."
+            f"split takes an nn.Module, but got {type(model).__name__}. Give it the model itself."
         )
-    if energy not in ENERGIES:
-        raise ValueError(f"energy must be one of {', '.join(ENERGIES)}, but got {energy!r}.")
-    if not (encoder is None or encoder == "stem" or isinstance(encoder, nn.Module)):
-        raise ValueError(f"encoder must be None, 'stem' or an nn.Module, but got {encoder!r}.")
+    for name, value in (("modules", modules), ("num_classes", num_classes)):
+        if not _is_whole(value) or value < 1:
+            raise ValueError(
+                f"{name} must be a whole number of at least 1, but got {value!r}. Give {name}=1 or "
+                f"more."
+            )
+    several = isinstance(input_shape, Sequence) and not isinstance(input_shape, str)
+    if not several or not input_shape or not all(_is_whole(n) and n > 0 for n in input_shape):
+        raise ValueError(
+            f"input_shape must be that of one image without the batch, such as (3, 32, 32), but "
+            f"got {input_shape!r}. Give a tuple of whole numbers of at least 1."
+        )
+    if seed is not None and not _is_whole(seed):
+        raise ValueError(f"seed must be a whole number or None, but got {seed!r}. Give an int.")
+    if energy is not None and energy not in ENERGIES:
+        raise ValueError(
+            f"energy must be one of {', '.join(ENERGIES)}, but got {energy!r}. Leave it out for "
+            f"'residue'."
+        )
+    if not (encoder is None or isinstance(encoder, nn.Module) or encoder == "stem"):
+        raise ValueError(
+            f"encoder must be None, 'stem' or an nn.Module, but got {encoder!r}. Use 'stem' for "
+            f"the layers in front of the first block."
+        )
     if freeze_encoder and encoder is None:
         raise ValueError(
             "freeze_encoder=True needs an encoder, but none is split off. Add encoder='stem', or "
             "pass a module."
         )
+    return tuple(int(size) for size in input_shape)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _counts(balance: str | Sequence[int], modules: int, blocks: int) -> list[int]:
@@ -174,11 +200,17 @@ def _counts(balance: str | Sequence[int], modules: int, blocks: int) -> list[int
     if isinstance(balance, str):
         if balance != "depth":
             raise ValueError(
-                f"balance must be 'depth' or a list of the blocks per module, but got {balance!r}."
+                f"balance must be 'depth' or a list of the blocks per module, but got {balance!r}. "
+                f"Use balance='depth'."
             )
         even, odd = divmod(blocks, modules)
         return [even + (k < odd) for k in range(modules)]
-    counts = list(balance)
+    if not isinstance(balance, Sequence) or not all(_is_whole(count) for count in balance):
+        raise ValueError(
+            f"balance must be 'depth' or a list of whole numbers, the blocks per module, but got "
+            f"{balance!r}. Use balance='depth'."
+        )
+    counts = [int(count) for count in balance]
     if len(counts) != modules or sum(counts) != blocks or min(counts) < 1:
         raise ValueError(
             f"balance must list at least one block for each of {modules} modules, {blocks} blocks "
@@ -188,11 +220,20 @@ def _counts(balance: str | Sequence[int], modules: int, blocks: int) -> list[int
     return counts
 
 
-def _regularize(model: nn.Module, energy: str) -> None:
-    try:
-        regularize(model, energy="residue" if energy == "module" else energy)
-    except ValueError:
+def _regularize(model: nn.Module, energy: str | None) -> None:
+    """Swaps known blocks; those regularized already keep their energy, unless one was asked for."""
+    resnet = sys.modules.get("torchvision.models.resnet")
+    blocks = () if resnet is None else (resnet.BasicBlock, resnet.Bottleneck)
+    if not any(isinstance(m, Regularized) or type(m) in blocks for m in model.modules()):
         return  # no block that is known: the model is taken as it is
+    regular = [layer for layer in model.modules() if isinstance(layer, Regularized)]
+    chosen = [layer.energy for layer in regular]
+    if energy in ("residue", "displacement"):
+        regularize(model, energy=energy)
+        return
+    regularize(model)
+    for layer, choice in zip(regular, chosen, strict=True):
+        layer.with_energy(choice)
 
 
 def _check_names(units: Sequence[Unit]) -> None:

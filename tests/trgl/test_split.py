@@ -1,4 +1,5 @@
 import copy
+import sys
 
 import pytest
 import torch
@@ -247,6 +248,14 @@ def data_dependent(x):
             lambda: (chain2(), 2, SHAPE, 3, lambda s, c: nn.Linear(5, 3)),
             "the head of module 1 cannot be inferred",
         ),
+        (lambda: (chain2(), 2, 6, 3), "such as.*got 6"),
+        (lambda: (chain2(), 2, "266", 3), "such as"),
+        (lambda: (chain2(), 2, (2, 6.0, 6), 3), "such as"),
+        (lambda: (chain2(), 2, None, 3), "such as"),
+        (lambda: (chain2(), 2, SHAPE, 3, "conv", 2), "list of whole numbers"),
+        (lambda: (chain2(), 2, SHAPE, 3, "conv", None), "list of whole numbers"),
+        (lambda: (chain2(), 2, SHAPE, 3, "conv", [1.0, 1.0]), "list of whole numbers"),
+        (lambda: (chain2(), 2, SHAPE, 3, "conv", ["1", "1"]), "list of whole numbers"),
         (lambda: ("resnet", 2, SHAPE, 3), "an nn.Module, but got str"),
         (lambda: (nn.Sequential(Broken(lambda x: (x, x))), 1, (4,), 3), "returns tuple"),
         (lambda: (nn.Sequential(Broken(lambda x: x.sum())), 1, (4,), 3), "of the same N"),
@@ -267,6 +276,7 @@ def test_what_cannot_be_split_says_why(arguments, message):
     [
         ({"energy": "kinetic"}, "residue, displacement, module"),
         ({"encoder": "first"}, "None, 'stem' or an nn.Module"),
+        ({"seed": "one"}, "seed must be"),
         ({"freeze_encoder": True}, "Add encoder='stem'"),
         ({"encoder": "stem", "head": ["conv", "conv"]}, "needs 3 entries"),
     ],
@@ -289,3 +299,121 @@ def test_a_published_split_of_a_published_network():
     net = trgl.split(torchvision.models.resnet50(), 4, (3, 64, 64), 200, balance=[3, 4, 6, 3])
     assert [module.energy_terms for module in net] == [3, 4, 6, 3]
     assert [module.head[-1].in_features for module in net] == [256, 512, 1024, 2048]
+
+
+class Residual(nn.Module):
+    """A block of one's own, which reports no energy."""
+
+    def __init__(self, inplace=False):
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 3, padding=1)
+        self.relu = nn.ReLU(inplace)
+
+    def forward(self, x):
+        return x + self.conv(self.relu(x))
+
+
+def test_displacement_is_that_of_each_block_whatever_stands_in_front_of_it():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), Residual(), Residual(), nn.Flatten())
+    net = trgl.split(model, 1, (2, 8, 8), CLASSES, "linear", energy="displacement")
+    assert net[0].energy_terms == 2
+    x = torch.randn(3, 2, 8, 8)
+    a = model[:2](x)
+    b = model[2](a)
+    c = model[3](b)
+    with collect_energy() as energies:
+        net(x)
+    expected = (b - a).square().mean() + (c - b).square().mean()
+    torch.testing.assert_close(energies.total(), expected)
+    two = nn.Sequential(nn.Conv2d(2, 4, 3), Residual(), Residual())
+    net = trgl.split(two, 2, (2, 8, 8), CLASSES, "linear", energy="displacement")
+    assert [module.energy_terms for module in net] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        (lambda: [nn.Conv2d(4, 4, 1), Residual(inplace=True)], "module 1 changes that of '1'"),
+        (lambda: [Residual(), nn.ReLU(inplace=True)], "'1' in module 1 does"),
+        (lambda: [Residual(), nn.Flatten(), nn.ReLU(inplace=True)], "'2' in module 1 does"),
+    ],
+)
+def test_what_a_displacement_is_measured_from_may_not_be_overwritten(layers, message):
+    with pytest.raises(ValueError, match=message + ".*inplace=False"):
+        trgl.split(nn.Sequential(*layers()), 1, (4, 6, 6), 3, "linear", energy="displacement")
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        lambda: nn.ReLU(inplace=True),
+        lambda: nn.Dropout(0.5, inplace=True),
+        lambda: nn.Sequential(nn.Flatten(), nn.ReLU(inplace=True)),
+    ],
+)
+def test_a_head_that_overwrites_the_features_is_refused(first):
+    def head(shape, classes):
+        return nn.Sequential(first(), nn.Flatten(), nn.Linear(4 * 6 * 6, classes))
+
+    model = chain2()
+    generator = torch.get_rng_state()
+    with pytest.raises(ValueError, match=r"that of module 1 changes them.*inplace=False"):
+        trgl.split(model, 2, SHAPE, 3, head, seed=0)
+    assert torch.equal(torch.get_rng_state(), generator)
+
+
+def own_energies():
+    blocks = [RegularizedBasicBlock(4, 4), RegularizedBasicBlock(4, 4), BasicBlock(4, 4)]
+    blocks[0].energy = "displacement"
+    return nn.Sequential(*blocks)
+
+
+@pytest.mark.parametrize(
+    ("energy", "expected"),
+    [
+        (None, ["displacement", "residue", "residue"]),
+        ("module", ["displacement", "residue", "residue"]),
+        ("residue", ["residue"] * 3),
+        ("displacement", ["displacement"] * 3),
+    ],
+)
+def test_regularized_blocks_keep_their_energy_unless_one_is_asked_for(energy, expected):
+    net = trgl.split(own_energies(), 3, (4, 6, 6), 3, "linear", energy=energy)
+    assert [module.body.units[0].energy for module in net] == expected
+    assert isinstance(net[2].body.units[0], RegularizedBasicBlock)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"head": "cnn"},
+        {"head": lambda shape, classes: nn.Flatten()},
+        {"input_shape": (3, 6, 6)},
+        {"balance": [1, 1]},
+        {"encoder": "stem"},
+        {"encoder": nn.BatchNorm2d(4), "freeze_encoder": True, "head": "cnn"},
+    ],
+)
+def test_a_split_that_fails_leaves_the_model_as_it_was(options):
+    model = own_energies()
+    encoder = options.get("encoder")
+    arguments = {"input_shape": (4, 6, 6), "head": "linear", "energy": "displacement"} | options
+    with pytest.raises(ValueError, match=r"head|layer|balance|stem"):
+        trgl.split(model, 3, num_classes=3, **arguments)
+    assert type(model[2]) is BasicBlock
+    assert [block.energy for block in model[:2]] == ["displacement", "residue"]
+    assert "energy" not in vars(model[2])
+    assert all(module.training for module in model.modules())
+    if isinstance(encoder, nn.Module):
+        assert encoder.training
+        assert encoder.weight.requires_grad
+
+
+def test_an_error_of_regularizing_is_not_swallowed(monkeypatch):
+    def broken(*args, **options):
+        raise ValueError("something else")
+
+    monkeypatch.setattr(sys.modules["trgl.split"], "regularize", broken)
+    with pytest.raises(ValueError, match="something else"):
+        trgl.split(own_energies(), 3, (4, 6, 6), 3, "linear")
