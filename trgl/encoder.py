@@ -1,6 +1,6 @@
 """An encoder in front of the modules that does not move."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Self
 
 import torch
@@ -53,6 +53,19 @@ class FrozenEncoder(Body):
             for _, norm in self._norms()
         )
 
+    def check_calibrated(self) -> None:
+        """Holds that nothing is trained on features that are not normalized.
+
+        Raises:
+            ValueError: the encoder was never calibrated.
+        """
+        if not self.calibrated:
+            raise ValueError(
+                "A frozen encoder needs the statistics of its batch normalizations before "
+                "training, but they are as freshly built. Call network.calibrate(loader) with the "
+                "training images, or load a pretrained encoder."
+            )
+
     @torch.no_grad()
     def calibrate(
         self,
@@ -72,8 +85,15 @@ class FrozenEncoder(Body):
                 images without random augmentation.
 
         Raises:
-            ValueError: the loader is empty, or a channel has fewer than two values.
+            ValueError: the loader is empty, can be iterated only once or gives no tensors, or a
+                channel has fewer than two values.
         """
+        if not isinstance(loader, Iterable) or isinstance(loader, Iterator):
+            raise ValueError(
+                f"Calibrating the encoder iterates over the images once per batch normalization, "
+                f"so that it needs a loader that can be iterated again, but got "
+                f"{type(loader).__name__}. Pass a DataLoader, trgl.data.Batches or a list."
+            )
         norms: list[_BatchNorm] = []
         watch = [
             norm.register_forward_pre_hook(lambda norm, _: norms.append(norm))
@@ -81,6 +101,11 @@ class FrozenEncoder(Body):
         ]
         try:
             for batch in loader:
+                if not isinstance(batch, Sequence) or not isinstance(batch[0], Tensor):
+                    raise ValueError(
+                        f"A batch for calibrating must be a sequence whose first item is a tensor "
+                        f"of images, but got {type(batch).__name__}. Adapt the loader."
+                    )
                 self._feed(batch[0])
                 break
             else:

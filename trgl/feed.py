@@ -16,16 +16,18 @@ class Feed:
     others batch by batch during the first epoch, before a batch is used.
 
     Args:
-        loader: re-iterable of pairs (images [N, C, H, W] float, labels [N] int64).
+        loader: re-iterable of pairs (images [N, C, H, W] float, labels [N] int64, or
+            soft labels [N, classes] float).
         name: of the data set, for errors.
         input_shape: of one image.
         num_classes: labels are 0 to num_classes − 1.
         device: where the batches go.
         channels_last: give 4-dimensional images that layout.
+        dtypes: types of images that the network takes.
 
     Raises:
         ValueError: the loader is empty, can be iterated only once, or holds images of another shape
-            or type, or labels that are out of range.
+            or type, or labels that are of another kind or out of range.
     """
 
     def __init__(
@@ -36,12 +38,14 @@ class Feed:
         num_classes: int,
         device: torch.device,
         channels_last: bool = False,
+        dtypes: Sequence[torch.dtype] = (torch.float32,),
     ) -> None:
         self.loader = loader
         self.name = name
         self.input_shape = tuple(input_shape)
         self.num_classes = num_classes
         self.device = device
+        self.dtypes = tuple(dtypes)
         self.format = torch.channels_last if channels_last else torch.preserve_format
         if not isinstance(loader, Iterable) or isinstance(loader, Iterator):
             raise ValueError(
@@ -97,10 +101,23 @@ class Feed:
                 f"Images must be floating-point numbers, but the {self.name} set has "
                 f"{images.dtype}. Convert and normalize them, as trgl.data.Batches does."
             )
+        if images.dtype not in self.dtypes:
+            raise ValueError(
+                f"Images must have the type of the network, {self.dtypes[0]}, but the {self.name} "
+                f"set has {images.dtype}. Convert them, or the network before it is split."
+            )
         if labels.dim() == 0 or labels.shape[0] != images.shape[0]:
             raise ValueError(
                 f"Every image needs a label, but a batch of the {self.name} set has "
-                f"{images.shape[0]} images and labels {list(labels.shape)}."
+                f"{images.shape[0]} images and labels {list(labels.shape)}. Adapt the loader."
+            )
+        hard = labels.dtype is torch.int64 and labels.dim() == 1
+        soft = labels.is_floating_point() and labels.shape[1:] == (self.num_classes,)
+        if not hard and not soft:
+            raise ValueError(
+                f"Labels must be int64 of shape [N], or soft ones, floating-point of shape "
+                f"[N, {self.num_classes}], but the {self.name} set has {labels.dtype} of shape "
+                f"{list(labels.shape)}. Convert them, for instance by labels.long().flatten()."
             )
         if not self._labels_checked:
             self._check_labels(labels)
@@ -108,8 +125,8 @@ class Feed:
     def _check_labels(self, labels: Tensor) -> None:
         if labels.numel() == 0:
             raise self._empty()
-        if labels.is_floating_point():
-            return  # soft labels
+        if labels.is_floating_point() or labels.is_complex():
+            return  # soft labels, or for the check of a batch to refuse
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= self.num_classes:
             raise ValueError(

@@ -1,12 +1,14 @@
 """What a user gives once for all modules or once for each, resolved for every module."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from .network import GreedyModule, GreedyNetwork
 from .step import Criterion
+from .transport import Multipliers, Transport, Weights
 
 OptimizerBuilder = Callable[[list[nn.Parameter]], Optimizer]
 Epochs = int | Sequence[int] | Callable[[int], int]
@@ -102,3 +104,93 @@ def build_optimizer(
             f"closure, but for {owner} it returned {type(optimizer).__name__}."
         )
     return optimizer
+
+
+def weights_of(
+    transport: Transport | Multipliers | None,
+    modules: Sequence[tuple[int, GreedyModule]],
+    device: torch.device,
+    whole: bool = False,
+) -> Weights | None:
+    """What weighs the transport costs of all modules; None leaves them out.
+
+    Args:
+        transport: the user's choice.
+        modules: pairs of number and module of all that train, front to back; 0 has no penalty.
+        device: of the run.
+        whole: the network trains end to end, as one module.
+
+    Raises:
+        ValueError: it is something else, it doubles end to end, it has values for another number of
+            modules, or a module has no energy to penalize.
+    """
+    if transport is None:
+        return None
+    if not isinstance(transport, Transport | Multipliers):
+        raise ValueError(
+            f"transport must be a trgl.Transport, trgl.Multipliers or None, but got "
+            f"{transport!r}. For a fixed weight write transport=trgl.Transport(tau=0.5)."
+        )
+    if whole and isinstance(transport, Transport) and transport.double:
+        raise ValueError(
+            "End to end the network is one module, so that tau cannot double in its second half. "
+            "Use Transport(tau) without double."
+        )
+    penalized = [(number, module) for number, module in modules if number > 0]
+    for number, module in penalized:
+        if module.energy_terms == 0:
+            raise ValueError(
+                f"A transport cost needs energies, but module {number} has no regularized block "
+                f"and measures no displacement. Split with energy='displacement', which needs in "
+                f"every module a block that keeps its shape, or with energy='module', which needs "
+                f"modules that keep theirs; or train with transport=None."
+            )
+    return transport.start(len(penalized), device)
+
+
+def device_of(device: torch.device | str | None, here: torch.device) -> torch.device:
+    """The device of a run.
+
+    Args:
+        device: the user's choice; None is `here`.
+        here: where the network is.
+
+    Raises:
+        ValueError: no such device, or none that this machine has.
+    """
+    if device is None:
+        return here
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, TypeError, ValueError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(
+            f"device must be a device that this machine and PyTorch have, but got {device!r}: "
+            f"{reason[0]} Use 'cpu', or leave it out to train where the network is."
+        ) from error
+    return found
+
+
+def check_run(network: object, evaluate_every: object, seed: object, compile: object) -> None:
+    """Holds that the settings of a run as a whole are what they must be.
+
+    Raises:
+        ValueError: another network than that of `split`, or a setting out of its range.
+    """
+    if not isinstance(network, GreedyNetwork):
+        raise ValueError(
+            f"A Trainer trains a GreedyNetwork, but got {type(network).__name__}. Split the model "
+            f"first: trgl.split(model, modules, input_shape, num_classes)."
+        )
+    for name, value, least in (("evaluate_every", evaluate_every, 1), ("seed", seed, 0)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ValueError(
+                f"{name} must be a whole number of at least {least}, but got {value!r}. Leave it "
+                f"out for the default."
+            )
+    if not isinstance(compile, bool | Mapping):
+        raise ValueError(
+            f"compile must be True, False or the options of torch.compile, but got {compile!r}. "
+            f"Write options as compile={{'mode': ...}}."
+        )

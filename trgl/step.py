@@ -1,7 +1,9 @@
 """One module, one batch."""
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,10 @@ from .network import GreedyModule
 from .transport import Weights
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
+
+
+class DivergenceError(RuntimeError):
+    """A loss became infinite or NaN; the message names the module and the epoch."""
 
 
 class Meter:
@@ -51,6 +57,24 @@ class Meter:
         self._correct.add_((logits.detach().argmax(1) == classes).sum())
 
 
+class _Together(Optimizer):
+    """The optimizers of a module as one, so that loss scaling steps all of them or none.
+
+    Args:
+        optimizers: which it steps.
+        parameters: of all of them.
+    """
+
+    def __init__(self, optimizers: Sequence[Optimizer], parameters: list[nn.Parameter]) -> None:
+        super().__init__(parameters, {})
+        self._optimizers = optimizers
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Steps them, in order."""
+        for optimizer in self._optimizers:
+            optimizer.step()
+
+
 class LocalStep:
     """The training of one module: call it with a batch, and it hands on the detached features.
 
@@ -73,6 +97,9 @@ class LocalStep:
         accumulate: batches per optimizer step, whose gradients are averaged.
         shared: parameters of the shared head, whose gradients no other module may see.
 
+    Raises:
+        ValueError: clip_norm, accumulate or autocast out of its range.
+
     Source: TRGL (Karkar et al., NeurIPS 2023), equation 10 and algorithm in section 3.2.
     """
 
@@ -94,6 +121,7 @@ class LocalStep:
         accumulate: int = 1,
         shared: Sequence[nn.Parameter] = (),
     ) -> None:
+        _check_settings(clip_norm, accumulate, autocast)
         self.number = number
         self.module = module
         self.criterion = criterion
@@ -110,9 +138,21 @@ class LocalStep:
         self._device_type = device.type
         self._autocast = autocast
         self._parameters = [p for o in self.optimizers for g in o.param_groups for p in g["params"]]
+        self._together = _Together(self.optimizers, self._parameters)
         self._pending = 0
         self._shared = list(shared) if accumulate > 1 else []
         self._held: list[Tensor | None] = [None] * len(self._shared)
+
+    def begin(self) -> None:
+        """Begins a run: forgets gradients of other backward passes and of one interrupted."""
+        self._pending = 0
+        self._held = [None] * len(self._shared)
+        self.module.zero_grad(set_to_none=True)
+        self._together.zero_grad(set_to_none=True)
+        if self.scaler is not None:  # its scale goes on, a step begun does not
+            scale = self.scaler.state_dict()
+            self.scaler = torch.amp.GradScaler(self._device_type)
+            self.scaler.load_state_dict(scale)
 
     def __call__(
         self,
@@ -157,18 +197,16 @@ class LocalStep:
             return
         self._take_held()
         if self.scaler is not None:
-            for optimizer in self.optimizers:
-                self.scaler.unscale_(optimizer)
+            self.scaler.unscale_(self._together)
         if batches > 1:
             torch._foreach_div_([p.grad for p in self._parameters if p.grad is not None], batches)
         if self.clip_norm is not None:
             clip_grad_norm_(self._parameters, self.clip_norm)
-        for optimizer in self.optimizers:
-            if self.scaler is None:
+        if self.scaler is None:
+            for optimizer in self.optimizers:
                 optimizer.step()
-            else:
-                self.scaler.step(optimizer)
-        if self.scaler is not None:
+        else:
+            self.scaler.step(self._together)
             self.scaler.update()
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
@@ -199,3 +237,52 @@ class LocalStep:
         """Takes this module's gradients off the shared head until the module goes on."""
         for position, parameter in enumerate(self._shared):
             self._held[position], parameter.grad = parameter.grad, None
+
+
+def measured(
+    steps: Sequence[LocalStep], epoch: int
+) -> tuple[dict[int, float], dict[int, float], dict[int, float]]:
+    """Reads the meters of an epoch: mean criterion, cost and accuracy by module number.
+
+    Args:
+        steps: of the modules that trained.
+        epoch: for errors.
+
+    Raises:
+        DivergenceError: a sum is infinite or NaN.
+    """
+    loss: dict[int, float] = {}
+    cost: dict[int, float] = {}
+    accuracy: dict[int, float] = {}
+    sums = torch.stack([step.meter.sums for step in steps]).tolist()
+    for step, (criterion, energy, correct) in zip(steps, sums, strict=True):
+        number, samples = step.number, step.meter.samples
+        loss[number], accuracy[number] = criterion / samples, correct / samples
+        if step.weights is not None:
+            cost[number] = energy / samples
+        if not math.isfinite(criterion + energy):
+            raise DivergenceError(
+                f"Module {number} diverged in epoch {epoch}: its loss is {criterion / samples} "
+                f"and its transport cost {energy / samples}. Lower the learning rate, raise "
+                f"tau, or bound the gradients with clip_norm."
+            )
+    return loss, cost, accuracy
+
+
+def _check_settings(clip_norm: object, accumulate: object, autocast: object) -> None:
+    if not isinstance(accumulate, int) or isinstance(accumulate, bool) or accumulate < 1:
+        raise ValueError(
+            f"accumulate must be a whole number of batches, at least 1, but got {accumulate!r}. "
+            f"Leave it out for an optimizer step per batch."
+        )
+    number = isinstance(clip_norm, Real) and not isinstance(clip_norm, bool)
+    if clip_norm is not None and not (number and clip_norm > 0):  # type: ignore[operator]
+        raise ValueError(
+            f"clip_norm must be a positive number, or None for no bound, but got {clip_norm!r}. "
+            f"Give the largest norm that a module's gradient may have."
+        )
+    if autocast not in (None, torch.bfloat16, torch.float16):
+        raise ValueError(
+            f"autocast must be torch.bfloat16, torch.float16 or None, but got {autocast!r}. Leave "
+            f"it out for the network's own precision."
+        )

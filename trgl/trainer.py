@@ -1,9 +1,8 @@
 """Epochs, evaluation and records around a regime."""
 
-import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -13,22 +12,23 @@ from .encoder import FrozenEncoder
 from .evaluation import evaluate
 from .feed import Feed, Loader
 from .metrics import EpochRecord, Evaluation, History
-from .network import GreedyModule, GreedyNetwork
+from .network import GreedyNetwork
 from .per_module import (
     Epochs,
     OptimizerBuilder,
     build_optimizer,
+    check_run,
     criteria_of,
+    device_of,
     epochs_of,
+    weights_of,
 )
 from .regimes import Phase, schedule, train_epoch
 from .schedulers import SchedulerBuilder, Schedulers
-from .step import Criterion, LocalStep
-from .transport import Multipliers, Transport, Weights
+from .step import Criterion, DivergenceError, LocalStep, measured
+from .transport import Multipliers, Transport
 
-
-class DivergenceError(RuntimeError):
-    """A loss became infinite or NaN; the message names the module and the epoch."""
+__all__ = ["DivergenceError", "Trainer"]
 
 
 class Trainer:
@@ -87,34 +87,27 @@ class Trainer:
         evaluate_every: int = 1,
         seed: int = 0,
     ) -> None:
-        for name, value in (("accumulate", accumulate), ("evaluate_every", evaluate_every)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, but got {value!r}.")
-        if clip_norm is not None and not clip_norm > 0:
-            raise ValueError(f"clip_norm must be positive, or None, but got {clip_norm!r}.")
-        if autocast not in (None, torch.bfloat16, torch.float16):
-            raise ValueError(
-                f"autocast must be torch.bfloat16, torch.float16 or None, but got {autocast!r}."
-            )
+        check_run(network, evaluate_every, seed, compile)
         self.network = network
         self.regime = regime
         self.transport = transport
         self.evaluate_every = evaluate_every
         self.seed = seed
+        self.autocast = autocast
         modules = [(len(network), network.whole())] if regime == "end-to-end" else network.trained
         numbers = [number for number, _ in modules]
         self.phases: list[Phase] = schedule(regime, epochs_of(epochs, numbers), laps)
 
         parameter = next(network.parameters(), None)
         here = torch.device("cpu") if parameter is None else parameter.device
-        self.device = here if device is None else torch.device(device)
+        self.device = device_of(device, here)
         network.to(self.device)
         self.channels_last = channels_last
         if channels_last:
             network.to(memory_format=torch.channels_last)
 
         criteria = criteria_of(criterion, numbers, self.device)
-        self.weights = self._start(transport, modules)
+        self.weights = weights_of(transport, modules, self.device, regime == "end-to-end")
         shared = self._shared_parameters()
         shared_optimizer = [build_optimizer(optimizer, shared, "the shared head")] if shared else []
         taken = {id(p) for p in shared}
@@ -175,6 +168,11 @@ class Trainer:
     ) -> History:
         """Trains the network, and leaves it in evaluation mode.
 
+        Gradients that are there are dropped. A second call, also after one that was interrupted,
+        trains all epochs once more from where the network is: weights, optimizers, schedulers and
+        multipliers go on, and the generators start from `seed` again. Evaluating draws nothing that
+        training would have drawn: it never changes what is learned.
+
         Args:
             train: re-iterable of (images [N, C, H, W] float, labels [N] int64).
             test: evaluated to be reported.
@@ -190,22 +188,21 @@ class Trainer:
                 is frozen before it was calibrated, a transport cost without any energy.
             DivergenceError: a loss became infinite or NaN.
         """
-        feeds = [
+        feed = self._feed(train, "training")
+        others = [
             None if loader is None else self._feed(loader, name)
-            for loader, name in ((train, "training"), (test, "test"), (validation, "validation"))
+            for loader, name in ((test, "test"), (validation, "validation"))
         ]
-        assert feeds[0] is not None
-        encoder = self.network.encoder
-        if isinstance(encoder, FrozenEncoder) and not encoder.calibrated:
-            raise ValueError(
-                "A frozen encoder needs the statistics of its batch normalizations before "
-                "training, but they are as freshly built. Call network.calibrate(loader) with the "
-                "training images, or load a pretrained encoder."
-            )
+        if isinstance(self.network.encoder, FrozenEncoder):
+            self.network.encoder.check_calibrated()
         records: list[EpochRecord] = []
-        with self._seeded():
+        self.network.zero_grad(set_to_none=True)
+        for step in self.steps:
+            step.begin()
+        with self._fork():
+            torch.manual_seed(self.seed)
             for epoch, phase in enumerate(self.phases, 1):
-                record = self._epoch(epoch, phase, feeds[0], feeds[1], feeds[2], on_step)
+                record = self._epoch(epoch, phase, feed, others[0], others[1], on_step)
                 records.append(record)
                 if on_epoch is not None:
                     on_epoch(record)
@@ -243,19 +240,7 @@ class Trainer:
             train,
             None if on_step is None else lambda batch: on_step(epoch, batch),
         )
-        sums = torch.stack([step.meter.sums for step in active]).tolist()
-        loss, cost, accuracy = {}, {}, {}
-        for step, (criterion, energy, correct) in zip(active, sums, strict=True):
-            number, samples = step.number, step.meter.samples
-            loss[number], accuracy[number] = criterion / samples, correct / samples
-            if step.weights is not None:
-                cost[number] = energy / samples
-            if not math.isfinite(criterion + energy):
-                raise DivergenceError(
-                    f"Module {number} diverged in epoch {epoch}: its loss is {criterion / samples} "
-                    f"and its transport cost {energy / samples}. Lower the learning rate, raise "
-                    f"tau, or bound the gradients with clip_norm."
-                )
+        loss, cost, accuracy = measured(active, epoch)
         seconds = time.perf_counter() - started
         rates = {s.number: float(s.optimizers[0].param_groups[0]["lr"]) for s in active}
         self.schedulers.step(loss)
@@ -276,7 +261,8 @@ class Trainer:
         )
 
     def _evaluate(self, feed: Feed) -> Evaluation:
-        return evaluate(self.network, self.steps, feed, whole=self.regime == "end-to-end")
+        with self._fork():  # so that evaluating changes nothing of what training draws
+            return evaluate(self.network, self.steps, feed, whole=self.regime == "end-to-end")
 
     @torch.no_grad()
     def _front(self, images: Tensor) -> Tensor:
@@ -289,41 +275,22 @@ class Trainer:
 
     def _feed(self, loader: Loader, name: str) -> Feed:
         network = self.network
-        channels_last = self.channels_last and len(network.input_shape) == 3
+        floats = [p.dtype for p in network.parameters() if p.is_floating_point()]
         return Feed(
-            loader, name, network.input_shape, network.num_classes, self.device, channels_last
+            loader,
+            name,
+            network.input_shape,
+            network.num_classes,
+            self.device,
+            self.channels_last and len(network.input_shape) == 3,
+            (floats or [torch.float32])[:1] + ([] if self.autocast is None else [self.autocast]),
         )
-
-    def _start(
-        self,
-        transport: Transport | Multipliers | None,
-        modules: Sequence[tuple[int, GreedyModule]],
-    ) -> Weights | None:
-        if transport is None:
-            return None
-        whole = self.regime == "end-to-end"
-        if whole and isinstance(transport, Transport) and transport.double:
-            raise ValueError(
-                "End to end the network is one module, so that tau cannot double in its second "
-                "half. Use Transport(tau) without double."
-            )
-        for number, module in modules:
-            if number > 0 and module.energy_terms == 0:
-                raise ValueError(
-                    f"A transport cost needs energies, but module {number} has no regularized "
-                    f"block. Split with energy='displacement' or 'module', or train with "
-                    f"transport=None."
-                )
-        return transport.start(1 if whole else len(self.network), self.device)
 
     def _shared_parameters(self) -> list[nn.Parameter]:
         if self.regime == "end-to-end" or not self.network.head_is_shared:
             return []
         return [p for p in self.network[0].head.parameters() if p.requires_grad]
 
-    @contextmanager
-    def _seeded(self) -> Iterator[None]:
-        cuda = self.device.type == "cuda"
-        with torch.random.fork_rng(devices=[self.device] if cuda else []):
-            torch.manual_seed(self.seed)
-            yield
+    def _fork(self) -> AbstractContextManager[None]:
+        """Gives the generators of PyTorch back as they were."""
+        return torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else [])

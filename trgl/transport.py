@@ -3,14 +3,20 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 
+def _is_number(value: object) -> bool:
+    """Whether it is a finite real number: Python's or NumPy's, and no truth value."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def _positive(name: str, value: float) -> float:
-    if not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
+    if not (_is_number(value) and value > 0):
         raise ValueError(
             f"{name} must be a positive finite number, but got {value!r}. For training without "
             f"penalty use transport=None."
@@ -24,7 +30,7 @@ def _check_cost(reduction: str, p: float) -> None:
             f"reduction must be 'mean' (per feature, what published τ refer to) or 'sum', but got "
             f"{reduction!r}."
         )
-    if not (isinstance(p, (int, float)) and 1 <= p < math.inf):
+    if not (_is_number(p) and p >= 1):
         raise ValueError(f"The exponent p must be finite and at least 1, but got {p!r}. Use p=2.")
 
 
@@ -77,7 +83,7 @@ class Transport:
                 )
             object.__setattr__(self, "tau", tuple(_positive("tau", tau) for tau in self.tau))
         else:
-            _positive("tau", self.tau)
+            object.__setattr__(self, "tau", _positive("tau", self.tau))
 
     def taus(self, modules: int) -> tuple[float, ...]:
         """τ_1 … τ_K.
@@ -172,13 +178,16 @@ class Multipliers:
     def __post_init__(self) -> None:
         _check_cost(self.reduction, self.p)
         _positive("initial", self.initial)
-        if not (isinstance(self.growth, (int, float)) and 0 <= self.growth < math.inf):
+        if not (_is_number(self.growth) and self.growth >= 0):
             raise ValueError(
-                f"growth must be a finite number of at least 0, but got {self.growth!r}."
+                f"growth must be a finite number of at least 0, but got {self.growth!r}. Use 0 for "
+                f"a weight that stays."
             )
-        if not isinstance(self.every, int) or self.every < 1:
+        whole = isinstance(self.every, int) and not isinstance(self.every, bool)
+        if not whole or self.every < 1:
             raise ValueError(
-                f"every must be a whole number of iterations, at least 1, but got {self.every!r}."
+                f"every must be a whole number of iterations, at least 1, but got {self.every!r}. "
+                f"Use every=1 to let the weight grow at every iteration."
             )
         if self.form not in ("normalized", "printed"):
             raise ValueError(f"form must be 'normalized' or 'printed', but got {self.form!r}.")

@@ -151,6 +151,11 @@ def test_calibration_refuses_what_it_cannot_do():
     net = network(encoder="stem", freeze_encoder=True)
     with pytest.raises(ValueError, match="at least one batch"):
         net.calibrate([])
+    for once in (iter(batches()), (batch for batch in batches()), None):
+        with pytest.raises(ValueError, match=r"iterated again, but got .*Pass a DataLoader"):
+            net.calibrate(once)
+    with pytest.raises(ValueError, match="Adapt the loader"):
+        net.calibrate([IMAGES])
     with pytest.raises(ValueError, match="at least two values"):
         trgl.FrozenEncoder([("bn", nn.BatchNorm1d(3))]).calibrate([(torch.randn(1, 3),)])
     with pytest.raises(ValueError, match="track_running_stats=True"):

@@ -255,3 +255,71 @@ def test_soft_labels_count_by_their_largest_entry():
     module.load_state_dict(residual_module().state_dict())
     hard(x, labels)
     assert hard.meter.sums[2] == soft.meter.sums[2]
+
+
+def test_a_run_begins_without_the_gradients_of_another_backward_pass():
+    x, labels = torch.randn(8, 4), torch.arange(8) % CLASSES
+    head, modules, steps = shared_head_steps(accumulate=2)
+    twin, others, wanted = shared_head_steps(accumulate=2)
+    modules[0](x)[1].sum().backward()  # someone looked at gradients
+    steps[0].begin()
+    steps[0](x, labels)  # a run that was interrupted: one batch of two, its gradients held back
+    assert all(parameter.grad is None for parameter in head.parameters())
+    steps[0].begin()
+    for step in (steps[0], wanted[0]):
+        step(x, labels)
+        step(-x, labels)
+    assert not differing(state(modules[0]), state(others[0]))
+    assert not differing(state(head), state(twin))
+
+
+def test_a_loss_scaler_goes_on_after_a_step_that_was_interrupted():
+    step = local_step(residual_module(), autocast=torch.float16)
+    x, labels = torch.randn(6, 4), torch.arange(6) % CLASSES
+    step.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    step.clip_norm = "broken"
+    with pytest.raises(ValueError, match="broken"):
+        step(x, labels)
+    step.clip_norm = None
+    step.begin()
+    before = state(step.module)
+    step(x, labels)
+    assert differing(before, state(step.module))
+    assert step.scaler.get_scale() == 8.0
+
+
+@pytest.mark.parametrize("clip_norm", [None, 1.0])
+@pytest.mark.parametrize("where", ["body", "head"])
+def test_an_overflow_anywhere_in_the_module_skips_all_its_optimizers(clip_norm, where):
+    module = residual_module()
+    parts = [module.body, module.head]
+    optimizers = [sgd(list(part.parameters())) for part in parts]  # with weight decay
+    step = local_step(module, optimizers=optimizers, autocast=torch.float16, clip_norm=clip_norm)
+    step.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    before = state(module)
+    one = next(getattr(module, where).parameters())
+    handle = one.register_hook(lambda gradient: gradient * float("inf"))
+    x, labels = torch.randn(6, 4), torch.arange(6) % CLASSES
+    step(x, labels)
+    assert not differing(before, state(module))
+    assert step.scaler.get_scale() == 4.0
+    handle.remove()
+    step(x, labels)
+    assert len(differing(before, state(module))) == len(before)
+    assert all(value.isfinite().all() for value in module.state_dict().values())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"clip_norm": "1"}, "clip_norm must be a positive number"),
+        ({"clip_norm": True}, "got True"),
+        ({"clip_norm": float("nan")}, "got nan"),
+        ({"accumulate": 1.5}, "accumulate must be a whole number"),
+        ({"accumulate": True}, "got True"),
+        ({"autocast": "bf16"}, "got 'bf16'"),
+    ],
+)
+def test_settings_out_of_range_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        local_step(residual_module(), **options)

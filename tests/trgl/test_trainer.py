@@ -426,6 +426,12 @@ X, Y = TRAIN[0]
         ([(X, Y.tolist())], "a pair of tensors"),
         (iter(TRAIN), "every epoch can iterate again"),
         (3, "every epoch can iterate again"),
+        (None, "every epoch can iterate again, but got NoneType"),
+        ([(X.double(), Y)], "type of the network, torch.float32, but the training.*float64"),
+        ([(X, Y.int())], r"labels.long\(\)"),
+        ([(X, Y.bool())], "torch.bool"),
+        ([(X, Y[:, None])], r"of shape \[8, 1\]"),
+        ([(X, torch.zeros(8, 4))], r"\[N, 3\], but the training set has torch.float32"),
     ],
 )
 def test_data_that_cannot_be_trained_on_is_refused_before_a_step(data, message):
@@ -464,6 +470,15 @@ def test_a_loader_that_shows_its_labels_is_checked_as_a_whole():
         ({"clip_norm": 0.0}, "clip_norm"),
         ({"autocast": torch.float64}, "bfloat16"),
         ({"evaluate_every": 0}, "evaluate_every"),
+        ({"evaluate_every": True}, "evaluate_every"),
+        ({"seed": "one"}, "seed"),
+        ({"compile": 3}, "compile={'mode'"),
+        ({"transport": 0.5}, "transport=trgl.Transport"),
+        ({"scheduler": 3}, "scheduler must be a callable.*got int"),
+        ({"scheduler": lambda optimizer: None}, "returned NoneType"),
+        ({"clip_norm": "1"}, "clip_norm must be a positive number"),
+        ({"device": "gpu"}, "got 'gpu'"),
+        ({"device": 1.5}, "got 1.5"),
     ],
 )
 def test_wrong_settings_are_refused_when_the_trainer_is_built(options, message):
@@ -475,7 +490,7 @@ def test_wrong_settings_are_refused_when_the_trainer_is_built(options, message):
 def test_a_transport_cost_without_energies_is_refused():
     layers = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     net = trgl.split(layers, 2, (4,), CLASSES, "linear")
-    with pytest.raises(ValueError, match="module 1 has no regularized"):
+    with pytest.raises(ValueError, match=r"module 1 has no regularized.*energy='module'"):
         Trainer(net, optimizer=sgd, transport=Transport(1.0))
     Trainer(net, optimizer=sgd)
 
@@ -496,3 +511,49 @@ def test_nothing_to_train_is_refused():
     net = trgl.split(nn.Sequential(nn.Flatten()), 1, SHAPE, CLASSES, "linear", freeze_head=True)
     with pytest.raises(ValueError, match="no parameter"):
         Trainer(net, optimizer=sgd)
+
+
+def test_only_a_split_network_can_be_trained():
+    with pytest.raises(ValueError, match=r"got Linear.*trgl\.split"):
+        Trainer(nn.Linear(2, 2), optimizer=sgd)
+
+
+def shuffled(data, size=8):
+    """Draws its order from PyTorch's global generator."""
+    dataset = torch.utils.data.TensorDataset(*(torch.cat(p) for p in zip(*data, strict=True)))
+    return torch.utils.data.DataLoader(dataset, size, shuffle=True)
+
+
+def test_evaluation_never_changes_the_training():
+    data = shuffled(FLAT)
+    nets = [dropout_network() for _ in range(3)]
+    trained(nets[0], data=data, epochs=3)
+    trained(nets[1], data=data, test=data, validation=data, epochs=3)
+    trained(nets[2], data=data, test=data, epochs=3, evaluate_every=2)
+    assert not differing(state(nets[0]), state(nets[1]))
+    assert not differing(state(nets[0]), state(nets[2]))
+    trainer = Trainer(nets[0], optimizer=sgd)
+    generator = torch.get_rng_state()
+    trainer.evaluate(data)
+    assert torch.equal(torch.get_rng_state(), generator)
+
+
+def test_neither_a_backward_pass_nor_an_interrupted_run_leaves_anything_behind():
+    class Stop(Exception):
+        pass
+
+    def stop(epoch, step):
+        raise Stop
+
+    options = {"optimizer": sgd, "accumulate": 2, "epochs": 2}
+    net, twin = (network(modules=2, shared_head=True, encoder="stem") for _ in range(2))
+    start = copy.deepcopy(net.state_dict())
+    trainer = Trainer(net, **options)
+    with pytest.raises(Stop):
+        trainer.fit(TRAIN, on_step=stop)  # in the middle of an optimizer step
+    net.load_state_dict(start)
+    net.train()(X).sum().backward()
+    net.load_state_dict(start)
+    trainer.fit(TRAIN)
+    Trainer(twin, **options).fit(TRAIN)
+    assert not differing(state(net), state(twin))

@@ -1,5 +1,6 @@
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
@@ -108,3 +109,20 @@ def test_both_are_frozen_values():
     assert hash(Transport([1.0, 2.0])) == hash(Transport((1.0, 2.0)))
     with pytest.raises(dataclasses.FrozenInstanceError):
         Transport().tau = 1.0
+
+
+def test_numbers_of_numpy_are_numbers_and_truth_values_are_not():
+    assert Transport(np.float32(0.5), p=np.float64(2)).taus(2) == (0.5, 0.5)
+    assert Transport([np.float32(0.5), np.int64(2)]).taus(2) == (0.5, 2.0)
+    assert Multipliers(initial=np.float32(2), growth=np.float32(0)).start(1).current() == [2.0]
+    for wrong in (
+        lambda: Transport(True),
+        lambda: Transport([1.0, True]),
+        lambda: Transport(np.True_),
+        lambda: Transport(p=True),
+        lambda: Multipliers(initial=True),
+        lambda: Multipliers(growth=True),
+        lambda: Multipliers(every=True),
+    ):
+        with pytest.raises(ValueError, match=r"but got .*True"):
+            wrong()
