@@ -48,7 +48,7 @@ def perform(
         trgl.DivergenceError: a loss that is not finite any more.
     """
     task, trainer, loaders = prepared.task, prepared.trainer, prepared.loaders
-    started = time.time()
+    started, clock = time.time(), time.monotonic()
     facts: dict[str, Any] = {
         "recipe": task.recipe.name,
         "method": task.method,
@@ -74,10 +74,10 @@ def perform(
     except BaseException as error:
         state = "failed" if isinstance(error, Exception) else "interrupted"
         facts |= {"state": state, "reason": f"{type(error).__name__}: {error}".rstrip(": ")}
-        directory.write_json(rundir.SUMMARY, facts | {"seconds": time.time() - started})
+        directory.write_json(rundir.SUMMARY, facts | {"seconds": time.monotonic() - clock})
         raise
     facts |= {"state": "done"} | results(history, whole=task.method == "end-to-end")
-    facts["seconds"] = time.time() - started
+    facts["seconds"] = time.monotonic() - clock
     facts["training_seconds"] = sum(record.seconds for record in history.records)
     directory.write_json(rundir.SUMMARY, facts)
     return facts
@@ -134,6 +134,7 @@ def results(history: History, whole: bool) -> dict[str, Any]:
             "by_depth": depths,
         },
         "loss": {"last_module_last_epoch": final.loss[-1]},
+        "epochs_evaluated": sum(record.test is not None for record in history.records),
     }
 
 

@@ -13,7 +13,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,8 +22,9 @@ METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
 PICTURE = "accuracy_by_depth.png"
 TABLES = ("table.md", "table.csv", "table.json")
+RUNS = "runs"  # key of a comparison's configuration: names of its runs' directories
 _MARK = "trgl run directory"
-_OURS = (METRICS, SUMMARY, PICTURE, *TABLES, "error.txt")
+_OURS = (METRICS, SUMMARY, PICTURE, *TABLES)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -86,7 +87,8 @@ class RunDirectory:
 
         Args:
             out: a path that does not exist, an empty directory, or, with ``overwrite``, the
-                directory of an earlier run. Of that, only files that a run writes are removed.
+                directory of an earlier run. Of that, only files that a run writes are removed, and
+                of the runs inside only those that the configuration there names as its own.
             overwrite: allow that.
 
         Raises:
@@ -95,36 +97,19 @@ class RunDirectory:
         """
         if out.exists() and not out.is_dir():
             raise ValueError(f"{out} is a file, a run needs a directory; choose another --out.")
-        fresh = not out.exists() or not any(out.iterdir())
-        if not fresh and not overwrite:
-            raise ValueError(
-                f"{out} is not empty, and a run never overwrites silently; choose another --out, "
-                "or add --overwrite to replace the run that is there."
-            )
-        if not fresh and not is_run_directory(out):
-            raise ValueError(
-                f"{out} holds no earlier run of trgl (no {CONFIG} that says so), so that "
-                "--overwrite refuses to touch it; choose another --out."
-            )
-        out.mkdir(parents=True, exist_ok=True)
-        lock = os.open(
-            out, os.O_RDONLY
-        )  # the directory itself is the lock: no file to leave behind
+        _make(out)
+        lock = _lock(out)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            _make_room(out, overwrite)
+        except BaseException:
             os.close(lock)
-            raise ValueError(
-                f"another run is writing to {out} at this moment; choose another --out, or wait."
-            ) from error
-        if not fresh:
-            _clear(out)
+            raise
         return cls(out, lock)
 
     @classmethod
     def numbered(cls, parent: Path, name: str) -> RunDirectory:
         """Make ``parent/name-001``, or the first number above that which is free."""
-        parent.mkdir(parents=True, exist_ok=True)
+        _make(parent)
         number = 1
         while True:
             path = parent / f"{name}-{number:03d}"
@@ -133,6 +118,7 @@ class RunDirectory:
             except FileExistsError:
                 number += 1
                 continue
+            _sync_directory(parent)
             return cls.create(path)
 
     def write_config(self, config: Mapping[str, Any]) -> None:
@@ -153,6 +139,7 @@ class RunDirectory:
         if self._metrics is None:
             flags = os.O_CREAT | os.O_WRONLY | os.O_APPEND
             self._metrics = os.open(self.path / METRICS, flags, 0o644)
+            _sync_directory(self.path)
         text = "".join(to_json(row, indent=None) + "\n" for row in rows).encode()
         while text:
             text = text[os.write(self._metrics, text) :]
@@ -192,18 +179,59 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def _make(path: Path) -> None:
+    """Make a directory and those above it, so that they survive a crash."""
+    new = [place for place in (path, *path.parents) if not place.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for place in new:
+        _sync_directory(place.parent)
+
+
+def _lock(path: Path) -> int:
+    handle = os.open(path, os.O_RDONLY)  # the directory itself is the lock: no file is left behind
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        raise ValueError(
+            f"another run is writing to {path} at this moment; choose another --out, or wait."
+        ) from error
+    return handle
+
+
+def _make_room(path: Path, overwrite: bool) -> None:
+    if not any(path.iterdir()):
+        return
+    if not overwrite:
+        raise ValueError(
+            f"{path} is not empty, and a run never overwrites silently; choose another --out, "
+            "or add --overwrite to replace the run that is there."
+        )
+    if not is_run_directory(path):
+        raise ValueError(
+            f"{path} holds no earlier run of trgl (no {CONFIG} that says so), so that "
+            "--overwrite refuses to touch it; choose another --out."
+        )
+    inner = _own_runs(path)
+    with contextlib.ExitStack() as locks:
+        for child in inner:  # all of them, before anything is removed
+            locks.callback(os.close, _lock(child))
+        for child in inner:
+            _clear(child)
+            with contextlib.suppress(OSError):  # something of somebody else's is in it
+                child.rmdir()
+        _clear(path)
+
+
 def _clear(path: Path) -> None:
-    """Remove an earlier run's files, and those of the runs inside it; the mark goes last."""
-    for child in _inner_runs(path):
-        _clear(child)
-        with contextlib.suppress(OSError):
-            child.rmdir()
+    """Remove an earlier run's files; the mark goes last."""
     for name in (*_OURS, CONFIG):
         with contextlib.suppress(FileNotFoundError):
             (path / name).unlink()
 
 
-def _inner_runs(path: Path) -> Iterator[Path]:
-    for child in sorted(path.iterdir()):
-        if child.is_dir() and not child.is_symlink() and is_run_directory(child):
-            yield child
+def _own_runs(path: Path) -> list[Path]:
+    """The runs inside a comparison's directory that its configuration names."""
+    named = json.loads((path / CONFIG).read_text()).get(RUNS)
+    children = sorted(child for child in path.iterdir() if child.name in (named or ()))
+    return [child for child in children if not child.is_symlink() and is_run_directory(child)]

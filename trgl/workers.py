@@ -12,11 +12,14 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Sequence
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from queue import Empty
 from typing import Any
 
 import torch
@@ -29,7 +32,6 @@ from trgl.run import Progress, perform
 from trgl.rundir import RunDirectory
 
 Summary = dict[str, Any]
-_POLL_SECONDS = 1.0
 _PATIENCE_SECONDS = 5.0
 
 
@@ -77,7 +79,7 @@ def run_all(
     progress: Callable[[Progress], None],
     done: Callable[[Job, Summary], None],
 ) -> list[Summary]:
-    """Run all jobs; a run that fails, by diverging or for want of memory, does not stop the others.
+    """Run all jobs; a run that fails, for whatever reason, does not stop the others.
 
     Args:
         jobs: what to run.
@@ -88,11 +90,7 @@ def run_all(
 
     Returns:
         One summary per job, in the order of the jobs; that of a failed run has the state
-        ``failed`` and a ``reason``.
-
-    Raises:
-        ValueError: wrong input, from whichever process met it.
-        RuntimeError: a process that died without a word.
+        ``failed``, a ``reason`` and, unless its process was killed, a ``traceback``.
     """
     if at_a_time > 1 and len(jobs) > 1:
         return _in_processes(jobs, images, min(at_a_time, len(jobs)), progress, done)
@@ -104,19 +102,35 @@ def run_all(
 
 
 def _attempt(job: Job, images: ImageData, progress: Callable[[Progress], None]) -> Summary:
-    prepared = prepare(job.task, images)
-    with RunDirectory.create(job.out) as directory:
-        try:
+    try:
+        prepared = prepare(job.task, images)
+        with RunDirectory.create(job.out) as directory:
             return run_in(prepared, directory, progress)
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())
-            task = job.task
-            return {
-                "state": "failed",
-                "reason": reason,
-                "method": task.method,
-                "seed": task.seed,
-            }
+    except BrokenPipeError:
+        raise  # nobody is there who could be told of a failure
+    except Exception as error:
+        plain = isinstance(error, (ValueError, OSError, RuntimeError)) and str(error)
+        reason = str(error) if plain else f"{type(error).__name__}: {error}".rstrip(": ")
+        return _failed(job, reason) | {"traceback": traceback.format_exc()}
+
+
+def _failed(job: Job, reason: str) -> Summary:
+    task = job.task
+    return {
+        "state": "failed",
+        "reason": " ".join(reason.split()),
+        "method": task.method,
+        "seed": task.seed,
+    }
+
+
+@dataclass
+class _Worker:
+    """A process, our end of the pipe to it, and the index of the job that it has."""
+
+    process: BaseProcess
+    pipe: Any
+    job: int
 
 
 def _in_processes(
@@ -127,7 +141,6 @@ def _in_processes(
     done: Callable[[Job, Summary], None],
 ) -> list[Summary]:
     context = multiprocessing.get_context("spawn")
-    tasks, news = context.SimpleQueue(), context.Queue()
     # NumPy arrays travel by value; tensors would need shared memory, which containers are short of.
     packed = {
         key: value.numpy() if isinstance(value, torch.Tensor) else value
@@ -135,47 +148,88 @@ def _in_processes(
             (field.name, getattr(images, field.name)) for field in dataclasses.fields(images)
         )
     }
-    workers: list[BaseProcess] = [
-        context.Process(target=_work, args=(tasks, news, packed), daemon=True)
-        for _ in range(at_a_time)
-    ]
+    waiting = deque(range(len(jobs)))
     summaries: dict[int, Summary] = {}
+    busy: dict[Any, _Worker] = {}  # by pipe
+    processes: list[BaseProcess] = []
+
+    def hire() -> None:
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_work, args=(theirs, packed), daemon=True)
+        processes.append(process)
+        with _interrupts_held():
+            process.start()
+        theirs.close()  # now the end of the process is the end of the file
+        busy[ours] = _Worker(process, ours, -1)
+        employ(busy[ours])
+
+    def employ(worker: _Worker) -> None:
+        worker.job = waiting.popleft()
+        with contextlib.suppress(ConnectionError):  # it died: the end of its file says so
+            worker.pipe.send(jobs[worker.job])
+
+    def finish(worker: _Worker, summary: Summary) -> None:
+        summaries[worker.job] = summary
+        done(jobs[worker.job], summary)
+
+    def dismiss(worker: _Worker) -> None:
+        del busy[worker.pipe]
+        worker.pipe.close()
+
     try:
-        for worker in workers:
-            worker.start()
-        for index, job in enumerate(jobs):
-            tasks.put((index, job))
-        for _ in workers:
-            tasks.put(None)
-        while len(summaries) < len(jobs):
-            message = _next_message(news, workers)
-            if isinstance(message, Progress):
-                progress(message)
-            elif isinstance(message, BaseException):
-                raise message
-            else:
-                index, summary = message
-                summaries[index] = summary
-                done(jobs[index], summary)
-        for worker in workers:
-            worker.join(_PATIENCE_SECONDS)
+        for _ in range(at_a_time):
+            hire()
+        while busy:
+            for pipe in wait(list(busy)):
+                worker = busy[pipe]
+                try:
+                    message = worker.pipe.recv()
+                except (EOFError, ConnectionError):
+                    dismiss(worker)
+                    worker.process.join()
+                    finish(worker, _killed(jobs[worker.job], worker.process.exitcode))
+                    if waiting:
+                        hire()
+                    continue
+                if isinstance(message, Progress):
+                    progress(message)
+                    continue
+                finish(worker, message)
+                if waiting:
+                    employ(worker)
+                else:
+                    dismiss(worker)  # the end of its file sends it home
+        for process in processes:
+            process.join(_PATIENCE_SECONDS)
     finally:
-        _stop(workers)
+        _stop(processes)
     return [summaries[index] for index in range(len(jobs))]
 
 
-def _next_message(news: Any, workers: Sequence[BaseProcess]) -> Any:
-    while True:
-        with contextlib.suppress(Empty):
-            return news.get(timeout=_POLL_SECONDS)
-        dead = [worker.exitcode for worker in workers if worker.exitcode]
-        if dead:
-            with contextlib.suppress(Empty):
-                return news.get(timeout=_POLL_SECONDS)
-            raise RuntimeError(
-                f"the process of a run ended with exit code {dead[0]} and said nothing; -9 mostly "
-                "means that memory ran out: use fewer --jobs."
-            )
+def _killed(job: Job, code: int | None) -> Summary:
+    summary = _failed(
+        job,
+        f"the process of the run ended with exit code {code} and said nothing; -9 mostly means "
+        "that memory ran out: use fewer --jobs.",
+    )
+    if job.out.is_dir():
+        text = rundir.to_json(summary) + "\n"
+        rundir.write_atomically(job.out / rundir.SUMMARY, text.encode())
+    return summary
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Hold SIGINT back; a process that is started here never sees one, not even at its imports.
+
+    A terminal's Ctrl-C goes to the whole group: this process decides, and terminates the others.
+    """
+    resource_tracker.ensure_running()  # starting it later would let the signals through
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _stop(workers: Sequence[BaseProcess]) -> None:
@@ -190,9 +244,8 @@ def _stop(workers: Sequence[BaseProcess]) -> None:
                 worker.join()
 
 
-def _work(tasks: Any, news: Any, packed: dict[str, Any]) -> None:
+def _work(pipe: Any, packed: dict[str, Any]) -> None:
     """What a worker process does: one job after the other until there are no more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides, and terminates
     signal.signal(signal.SIGTERM, _leave)
     threading.Thread(target=_follow_parent, daemon=True).start()
     fields: dict[str, Any] = {
@@ -200,23 +253,10 @@ def _work(tasks: Any, news: Any, packed: dict[str, Any]) -> None:
         for key, value in packed.items()
     }
     images = ImageData(**fields)
-    try:
-        while (item := tasks.get()) is not None:
-            index, job = item
-            news.put((index, _attempt(job, images, news.put)))
-    except Exception as error:
-        news.put(_portable(error))
-    except SystemExit:
-        news.cancel_join_thread()  # nobody listens any more
-        raise
-
-
-def _portable(error: Exception) -> Exception:
-    """The error as a type that surely survives the way to the parent."""
-    for kind in (ValueError, OSError):
-        if isinstance(error, kind):
-            return kind(str(error))
-    return RuntimeError(f"{type(error).__name__}: {error}")
+    with contextlib.suppress(EOFError, ConnectionError):
+        while True:
+            job = pipe.recv()
+            pipe.send(_attempt(job, images, pipe.send))
 
 
 def _leave(number: int, frame: object) -> None:

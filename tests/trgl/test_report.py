@@ -14,7 +14,7 @@ from trgl import recipes
 from trgl.report import Comparison, compare, draw, to_csv, to_dict, to_markdown
 from trgl.report.picture import _range
 from trgl.report.tables import aligned
-from trgl.report.words import describe, method_name, seeds_text
+from trgl.report.words import changed, describe, method_name, network_text, seeds_text
 from trgl.rundir import to_json
 
 RECIPE = recipes.find("digits-20x1").override({"modules": 3})
@@ -87,6 +87,52 @@ def test_failed_runs_are_told_and_do_not_count() -> None:
     text = to_markdown(comparison)
     assert "58.0, 66.0, failed" in text
     assert "- end-to-end, seed 2: Module 3 diverged." in text
+
+
+def test_an_interrupted_comparison_says_that_it_is_partial(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    comparison = compare(
+        RECIPE.as_dict(),
+        [summary("vanilla", seed, [0.5, 0.6, 0.7]) for seed in (0, 1)],
+        dataset="digits",
+        seeds=[0, 1, 2],
+        methods=["vanilla", "transport"],
+    )
+    assert comparison.seeds == [0, 1, 2]
+    assert comparison.result("transport").missing == [0, 1, 2]
+    words = "Partial: interrupted, 4 of 6 runs were not run to the end."
+    text = to_markdown(comparison)
+    assert words in text
+    assert "70.0, 70.0, not run" in text
+    assert "failed" not in text
+    drawn = drawn_text(comparison, monkeypatch)
+    assert words in drawn
+    assert "50 training images (partial)" in drawn
+    assert "mean over the finished runs of seeds 0 to 2" in drawn
+
+
+def test_what_was_trained_is_described_and_not_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = RECIPE.override({"filters": 8, "blocks": 2, "epochs": 5, "shared_head": False})
+    runs = [summary("vanilla", 0, [0.5, 0.6, 0.7])]
+    comparison = compare(recipe.as_dict(), runs, dataset="mine", note="Read from mine.npz.")
+    network = "3 modules of 2 pre-activation blocks with 8 filters, random frozen encoder"
+    changes = "modules 3, blocks 2, filters 8, shared-head no, epochs 5"
+    for text in (describe(comparison), drawn_text(comparison, monkeypatch)):
+        assert "scikit-learn" not in text
+        assert "mine, 50 training images" in text
+        assert network in text
+        assert changes in text
+    resnet = recipes.find("cifar10-resnet18-k4").as_dict()
+    assert network_text(resnet) == "ResNet-18 in 4 modules, conv head per module"
+    assert changed(resnet) == ""
+
+
+def test_times_and_the_optimistic_maximum_say_what_they_are() -> None:
+    runs = [{**summary("vanilla", s, [0.5, 0.6, 0.7]), "epochs_evaluated": 4} for s in (0, 1)]
+    text = to_markdown(compare(RECIPE.as_dict(), runs, dataset="digits", side_by_side=2))
+    assert "| 71.0 % of 4 epochs evaluated " in text
+    assert "wall-clock time, evaluation included, with 2 runs side by side." in text
 
 
 def test_a_comparison_of_failures_alone_still_says_so() -> None:
@@ -209,7 +255,7 @@ def test_the_picture_explains_itself(monkeypatch: pytest.MonkeyPatch) -> None:
         "module by module, transport (tau = 0.05): 76.0 ±",
         "end to end (backpropagation): 62.0 ±",
         "50 training images, 797 test images",
-        "mean over seeds 0 to 2",
+        "mean over the finished runs of seeds 0 to 2",
         "95 % Student-t interval",
         "one classifier only",
     ):

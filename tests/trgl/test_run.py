@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from trgl import recipes, rundir
+from trgl.build import build_network
 from trgl.data import ImageData, load
 from trgl.metrics import EpochRecord, Evaluation
 from trgl.prepare import Task, make_loaders, make_transport, prepare
@@ -49,6 +50,7 @@ def test_a_run_writes_what_it_did_and_measured(tmp_path: Path, digits: ImageData
     assert summary["state"] == "done"
     assert summary["images"] == {"train": 20, "validation": 10, "test": 90}
     assert summary["modules"] == 3
+    assert summary["epochs_evaluated"] == 2
 
     rows = read_metrics(tmp_path / "run")
     assert [(row["epoch"], row["module"]) for row in rows] == [
@@ -184,6 +186,15 @@ def test_every_kind_of_recipe_trains(
     summary = run_once(tmp_path / "run", digits, small(**{**short, **changes}))
     assert summary["state"] == "done"
     assert math.isfinite(summary["loss"]["last_module_last_epoch"])
+
+
+def test_encoder_and_heads_start_from_draws_of_their_own(digits: ImageData) -> None:
+    recipe = small(init_gain=0.0, filters=10, encoder_kernel=1, blocks=1)
+    network = build_network(recipe, digits, 0)
+    first = next(iter(network.encoder.parameters())).detach().flatten()  # [10]
+    head = network[0].head[1].weight.detach().flatten()
+    scale = float(first[0] / head[0])
+    assert not torch.allclose(first, scale * head[:10])
 
 
 def test_penalties_of_recipes() -> None:

@@ -34,12 +34,14 @@ def test_a_full_directory_is_refused(tmp_path: Path) -> None:
 def test_overwriting_removes_a_runs_files_and_nothing_else(tmp_path: Path) -> None:
     out = tmp_path / "run"
     with RunDirectory.create(out) as run:
-        run.write_config({"seed": 1})
+        run.write_config({rundir.RUNS: ["inner", "busy", "../elsewhere"]})
         run.append_metrics([{"epoch": 1}])
         run.write_json(rundir.SUMMARY, {})
     with RunDirectory.create(out / "inner") as run:
         run.write_config({"seed": 2})
         run.append_metrics([{"epoch": 1}])
+    with RunDirectory.create(out / "independent") as run:
+        run.write_config({"seed": 3})
     (out / "notes.txt").write_text("mine")
     (out / "figures").mkdir()
     (out / "figures" / rundir.SUMMARY).write_text("mine too")
@@ -48,9 +50,10 @@ def test_overwriting_removes_a_runs_files_and_nothing_else(tmp_path: Path) -> No
     with pytest.raises(ValueError, match="--overwrite"):
         RunDirectory.create(out)
     with RunDirectory.create(out, overwrite=True) as run:
-        assert sorted(os.listdir(out)) == ["figures", "notes.txt"]
+        assert sorted(os.listdir(out)) == ["figures", "independent", "notes.txt"]
         run.append_metrics([{"epoch": 7}])
     assert read_metrics(out) == [{"epoch": 7}]
+    assert os.listdir(out / "independent") == [rundir.CONFIG]
     assert (out / "figures" / rundir.SUMMARY).read_text() == "mine too"
     assert (tmp_path / "elsewhere").read_text() == "linked"
 
@@ -63,6 +66,37 @@ def test_two_runs_cannot_share_a_directory(tmp_path: Path) -> None:
         assert (tmp_path / "run" / rundir.CONFIG).exists()
     with RunDirectory.create(tmp_path / "run", overwrite=True):
         pass
+
+
+def test_overwriting_spares_a_run_that_another_process_writes(tmp_path: Path) -> None:
+    with RunDirectory.create(tmp_path / "all") as run:
+        run.write_config({rundir.RUNS: ["a", "b"]})
+    for name in ("a", "b"):
+        with RunDirectory.create(tmp_path / "all" / name) as run:
+            run.write_config({})
+    with RunDirectory.create(tmp_path / "all" / "b", overwrite=True) as run:
+        run.write_config({})
+        with pytest.raises(ValueError, match="all/b at this moment"):
+            RunDirectory.create(tmp_path / "all", overwrite=True)
+    for name in ("a", "b", "."):
+        assert (tmp_path / "all" / name / rundir.CONFIG).exists()
+    with RunDirectory.create(tmp_path / "all", overwrite=True):
+        assert not os.listdir(tmp_path / "all")
+
+
+def test_new_directories_are_synced_into_their_parents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    sync = os.fsync
+
+    def spy(handle: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{handle}"))
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", spy)
+    with RunDirectory.create(tmp_path / "a" / "b"):
+        assert {str(tmp_path), str(tmp_path / "a")} <= set(synced)
 
 
 def test_metrics_are_on_disk_after_every_epoch_and_survive_a_torn_line(tmp_path: Path) -> None:

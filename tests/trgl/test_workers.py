@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from trgl import recipes
+from trgl import recipes, rundir
 from trgl.data import ImageData, load
 from trgl.prepare import Task
 from trgl.recipes import Recipe
 from trgl.run import Progress
 from trgl.rundir import read_metrics
-from trgl.workers import Job, cores, run_all, threads_per_run
+from trgl.workers import Job, _interrupts_held, cores, run_all, threads_per_run
 
 
 @pytest.fixture(scope="module")
@@ -79,22 +82,56 @@ def test_a_diverging_run_is_a_result_of_its_own(
 
 
 @pytest.mark.parametrize("at_a_time", [1, 2])
-def test_wrong_input_comes_back_as_such(tmp_path: Path, digits: ImageData, at_a_time: int) -> None:
-    with pytest.raises(ValueError, match="--train-size 5"):
-        run(tmp_path, digits, at_a_time, small(train_size=5))
+def test_a_run_that_cannot_start_does_not_stop_the_others(
+    tmp_path: Path, digits: ImageData, at_a_time: int
+) -> None:
+    jobs = [
+        Job(Task(small(train_size=size), "vanilla", 0), tmp_path / str(size)) for size in (5, 20, 6)
+    ]
+    summaries = run_all(jobs, digits, at_a_time, lambda step: None, lambda job, summary: None)
+    assert [summary["state"] for summary in summaries] == ["failed", "done", "failed"]
+    assert "--train-size 5:" in summaries[0]["reason"]
+    assert "Traceback (most recent call last)" in summaries[0]["traceback"]
+    assert "make_loaders" in summaries[0]["traceback"]
     assert not multiprocessing.active_children()
 
 
-def test_a_killed_process_is_noticed(tmp_path: Path, digits: ImageData) -> None:
+def test_a_killed_process_is_noticed_and_the_others_go_on(
+    tmp_path: Path, digits: ImageData
+) -> None:
+    killed: list[str] = []
+
     def kill(progress: Progress) -> None:
-        for child in multiprocessing.active_children():
-            assert child.pid is not None
-            os.kill(child.pid, signal.SIGKILL)
+        if not killed:
+            killed.append(progress.label)
+            owner = next(tmp_path.glob(f"{progress.label}/{rundir.METRICS}")).parent
+            for child in multiprocessing.active_children():
+                handles = Path(f"/proc/{child.pid}/fd").iterdir()
+                if any(os.path.realpath(handle) == str(owner) for handle in handles):
+                    assert child.pid is not None
+                    os.kill(child.pid, signal.SIGKILL)
 
-    jobs = work(tmp_path, small(epochs=100_000))
-    with pytest.raises(RuntimeError, match=r"exit code -9.*fewer --jobs"):
-        run_all(jobs, digits, 2, kill, lambda job, summary: None)
+    jobs = work(tmp_path, small(epochs=150))
+    summaries = run_all(jobs, digits, 2, kill, lambda job, summary: None)
+    for job, summary in zip(jobs, summaries, strict=True):
+        if job.task.label in killed:
+            assert summary["state"] == "failed"
+            assert "exit code -9" in summary["reason"]
+            assert json.loads((job.out / rundir.SUMMARY).read_text()) == summary
+        else:
+            assert summary["state"] == "done"
+    assert len(killed) == 1
     assert not multiprocessing.active_children()
+
+
+def test_an_interrupt_is_held_back_from_a_process_at_its_start() -> None:
+    with _interrupts_held():
+        masked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        script = "import os, signal; os.kill(os.getpid(), signal.SIGINT); print('alive')"
+        child = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert signal.SIGINT in masked
+    assert child.stdout == "alive\n"
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 def test_threads_are_shared_unless_asked_for() -> None:

@@ -16,19 +16,21 @@ from trgl.cli.options import (
     chosen_device,
     chosen_images,
     chosen_recipe,
+    seed_number,
 )
 from trgl.cli.progress import Display
 from trgl.cli.train import open_directory
-from trgl.data import ImageData
 from trgl.prepare import Task, prepare
-from trgl.recipes import METHODS, Recipe
+from trgl.recipes import METHODS
 from trgl.report import Comparison, draw, to_csv, to_dict, to_markdown
 from trgl.report import compare as make_comparison
-from trgl.report.tables import difference_table, main_table, percent
+from trgl.report.tables import difference_table, main_table, percent, time_text
 from trgl.report.words import describe
 from trgl.run import environment
-from trgl.rundir import PICTURE, TABLES, RunDirectory
+from trgl.rundir import PICTURE, RUNS, TABLES, RunDirectory
 from trgl.workers import Job, Summary, cores, run_all, threads_per_run
+
+_MOST_SEEDS = 10_000
 
 
 def add(commands: Any, arguments: Sequence[str]) -> None:
@@ -77,10 +79,14 @@ def seeds(text: str) -> list[int]:
                 f"a range like 0-4 or a list like 0,1,2 of numbers from 0 on expected, "
                 f"received {text!r}"
             )
-        numbers = range(int(first), int(last or first) + 1)
-        if not numbers:
+        low, high = seed_number(first), seed_number(last or first)
+        if high < low:
             raise argparse.ArgumentTypeError(f"a range goes upwards, received {part.strip()!r}")
-        found += numbers
+        if high - low >= _MOST_SEEDS:
+            raise argparse.ArgumentTypeError(
+                f"a range of at most {_MOST_SEEDS} seeds expected, received {part.strip()!r}"
+            )
+        found += range(low, high + 1)
     if len(set(found)) < len(found):
         raise argparse.ArgumentTypeError(f"each seed once expected, received {text!r}")
     return found
@@ -131,6 +137,8 @@ def run(options: argparse.Namespace) -> int:
         label = f"{job.task.method}, seed {job.task.seed}"
         if summary["state"] != "done":
             display.finished(f"{label}: failed: {summary['reason']}")
+            if options.traceback and "traceback" in summary:
+                print(summary["traceback"], end="", file=sys.stderr, flush=True)
             return
         accuracy = summary["accuracy"]["last_module_last_epoch"]
         display.finished(f"{label}: {percent(accuracy)} after {summary['seconds']:.0f} s")
@@ -142,6 +150,7 @@ def run(options: argparse.Namespace) -> int:
                 "sources": dict(recipe.sources),
                 "methods": options.methods,
                 "seeds": options.seeds,
+                RUNS: [task.label for task in tasks],
                 "jobs": side_by_side,
                 "threads": threads,
                 "device": device,
@@ -157,10 +166,20 @@ def run(options: argparse.Namespace) -> int:
             display.clear()
             summaries = [finished[task.label] for task in tasks if task.label in finished]
             if summaries:  # also of a comparison that was interrupted
-                result = _write(directory, recipe, images, summaries)
+                result = make_comparison(
+                    recipe.as_dict(),
+                    summaries,
+                    dataset=images.name,
+                    note=images.note,
+                    seeds=options.seeds,
+                    methods=options.methods,
+                    side_by_side=side_by_side,
+                )
+                _write(directory, result)
         path = directory.path
     markdown, table, machine = TABLES
     print(textwrap.fill(describe(result), 100), main_table(result), sep="\n\n")
+    print("\n" + time_text(result))
     if result.differences:
         print("\n" + difference_table(result))
     seconds = round(time.monotonic() - started)
@@ -173,13 +192,9 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _write(
-    directory: RunDirectory, recipe: Recipe, images: ImageData, summaries: list[Summary]
-) -> Comparison:
-    result = make_comparison(recipe.as_dict(), summaries, dataset=images.name, note=images.note)
+def _write(directory: RunDirectory, result: Comparison) -> None:
     markdown, table, machine = TABLES
     directory.write(markdown, to_markdown(result).encode())
     directory.write(table, to_csv(result).encode())
     directory.write_json(machine, to_dict(result))
     directory.write(PICTURE, draw(result))
-    return result

@@ -15,6 +15,7 @@ from trgl.data import ImageData, load
 from trgl.recipes import Recipe
 from trgl.recipes.recipe import options as recipe_options
 
+_LARGEST_SEED = 2**63 - 1
 _GROUPS = {
     "dataset": "data",
     "network": "network",
@@ -175,7 +176,11 @@ def chosen_device(options: argparse.Namespace) -> str:
 
 
 def seed_number(text: str) -> int:
-    """A seed: a whole number from 0 on."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"a whole number from 0 on expected, received {text!r}")
-    return int(text)
+    """A seed: a whole number from 0 to what 64 bits hold."""
+    digits = text.strip()
+    short = digits.isdecimal() and len(digits) <= len(str(_LARGEST_SEED))
+    if not short or int(digits) > _LARGEST_SEED:
+        raise argparse.ArgumentTypeError(
+            f"a whole number from 0 on, at most {_LARGEST_SEED}, expected, received {text!r}"
+        )
+    return int(digits)

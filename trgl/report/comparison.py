@@ -20,10 +20,12 @@ class MethodResult:
         method: a key of ``trgl.recipes.METHODS``.
         values: seed to test accuracy of the last module at the last epoch.
         failed: seed to the reason why there is no figure.
+        missing: seeds that were asked for and not run to the end.
         last: interval of ``values``.
         best: of the module chosen on validation images at the last epoch; None without them.
         validation: of the last module on the validation images; None without them.
         optimistic: of the maximum over epochs and modules of the test accuracy.
+        epochs_evaluated: over how many epochs that maximum goes; None where it is not known.
         by_depth: interval at each depth from 1; empty for end-to-end training.
         seconds: wall-clock time of a run, evaluation included.
     """
@@ -31,10 +33,12 @@ class MethodResult:
     method: str
     values: dict[int, float]
     failed: dict[int, str]
+    missing: list[int]
     last: Interval | None
     best: Interval | None
     validation: Interval | None
     optimistic: Interval | None
+    epochs_evaluated: int | None
     by_depth: dict[int, Interval]
     seconds: Interval | None
 
@@ -61,6 +65,7 @@ class Comparison:
         seeds: all seeds that were asked for.
         methods: in the order that was asked for.
         differences: of every two methods that share a seed.
+        side_by_side: runs that shared the machine, which is to be known for their times.
     """
 
     recipe: Mapping[str, Any]
@@ -70,11 +75,17 @@ class Comparison:
     seeds: list[int]
     methods: list[MethodResult]
     differences: list[Difference] = field(default_factory=list)
+    side_by_side: int = 1
 
     @property
     def modules(self) -> int:
         """The number of modules K."""
         return int(self.recipe["modules"])
+
+    @property
+    def missing(self) -> int:
+        """The number of runs that were asked for and not run to the end."""
+        return sum(len(result.missing) for result in self.methods)
 
     def result(self, method: str) -> MethodResult:
         """The result of a method by name."""
@@ -87,6 +98,9 @@ def compare(
     *,
     dataset: str,
     note: str = "",
+    seeds: Sequence[int] | None = None,
+    methods: Sequence[str] | None = None,
+    side_by_side: int = 1,
 ) -> Comparison:
     """Collect the summaries of runs that differ in method and seed only.
 
@@ -96,14 +110,18 @@ def compare(
             ``done`` and a ``reason``.
         dataset: name of the data set.
         note: one sentence about it.
+        seeds: all that were asked for; None takes those of the summaries.
+        methods: all that were asked for, in order; None takes those of the summaries.
+        side_by_side: runs that shared the machine.
 
     Raises:
         ValueError: no summaries.
     """
     if not summaries:
         raise ValueError("a comparison needs at least one run, received none; run some first.")
-    methods = list(dict.fromkeys(str(summary["method"]) for summary in summaries))
-    results = [_result(method, summaries) for method in methods]
+    methods = methods or list(dict.fromkeys(str(summary["method"]) for summary in summaries))
+    seeds = sorted(seeds or {int(summary["seed"]) for summary in summaries})
+    results = [_result(method, summaries, seeds) for method in methods]
     done = [summary for summary in summaries if "images" in summary]
     differences = []
     for first, second in itertools.combinations(results, 2):
@@ -117,19 +135,22 @@ def compare(
         dataset,
         note,
         done[0]["images"] if done else {},
-        sorted({int(summary["seed"]) for summary in summaries}),
+        list(seeds),
         results,
         differences,
+        side_by_side,
     )
 
 
-def _result(method: str, summaries: Sequence[Summary]) -> MethodResult:
+def _result(method: str, summaries: Sequence[Summary], seeds: Sequence[int]) -> MethodResult:
     mine = sorted(
         (summary for summary in summaries if summary["method"] == method),
         key=lambda summary: int(summary["seed"]),
     )
     done = [summary for summary in mine if summary["state"] == "done"]
+    ended = {int(summary["seed"]) for summary in mine}
     accuracies = [summary["accuracy"] for summary in done]
+    evaluated = [summary["epochs_evaluated"] for summary in done if "epochs_evaluated" in summary]
 
     def interval(values: Sequence[float | None]) -> Interval | None:
         known = [value for value in values if value is not None]
@@ -141,10 +162,12 @@ def _result(method: str, summaries: Sequence[Summary]) -> MethodResult:
         method=method,
         values={int(s["seed"]): float(s["accuracy"]["last_module_last_epoch"]) for s in done},
         failed={int(s["seed"]): str(s.get("reason", "")) for s in mine if s["state"] != "done"},
+        missing=[seed for seed in seeds if seed not in ended],
         last=interval([accuracy["last_module_last_epoch"] for accuracy in accuracies]),
         best=interval([best["accuracy"] if best else None for best in chosen]),
         validation=interval([accuracy["last_module_validation"] for accuracy in accuracies]),
         optimistic=interval([a["optimistic_maximum_over_epochs_and_modules"] for a in accuracies]),
+        epochs_evaluated=max(evaluated, default=None),
         by_depth={
             int(depth): mean_interval([accuracy["by_depth"][depth] for accuracy in accuracies])
             for depth in depths

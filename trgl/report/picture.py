@@ -9,7 +9,7 @@ from typing import Any
 
 from trgl.metrics import Interval
 from trgl.report.comparison import Comparison
-from trgl.report.words import method_name, seeds_text
+from trgl.report.words import changed, method_name, network_text, partial_text, seeds_text
 
 # Okabe and Ito's colours, which people with any colour vision can tell apart.
 _COLOURS = {"vanilla": "#D55E00", "transport": "#0072B2", "end-to-end": "#555555"}
@@ -65,7 +65,8 @@ def draw(comparison: Comparison) -> bytes:
     axes.spines[["top", "right"]].set_visible(False)
     images = comparison.images.get("train", 0)
     axes.set_title(
-        f"Accuracy at every depth: {comparison.dataset}, {images:,} training images",
+        f"Accuracy at every depth: {comparison.dataset}, {images:,} training images"
+        + (" (partial)" if comparison.missing else ""),
         loc="left",
         fontsize=12,
         fontweight="bold",
@@ -104,18 +105,24 @@ def _ticks(depth: int) -> list[int]:
 
 def _caption(comparison: Comparison) -> str:
     several = len(comparison.seeds) > 1
+    complete = all(len(r.values) == len(comparison.seeds) for r in comparison.methods)
+    finished = "" if complete else "the finished runs of "
+    changes = changed(comparison.recipe)
+    changes = changes and f" with {changes}"
     parts = [
-        f"Recipe {comparison.recipe['name']}: {comparison.recipe['title']}.",
+        f"Recipe {comparison.recipe['name']}{changes}: {network_text(comparison.recipe)}.",
         f"{comparison.note or comparison.dataset + '.'}",
         f"{comparison.images.get('train', 0):,} training images, "
         f"{comparison.images.get('test', 0):,} test images, last epoch.",
         (
-            f"Lines: mean over {seeds_text(comparison.seeds)}; bands and bars: 95 % Student-t "
-            "interval of that mean."
+            f"Lines: mean over {finished}{seeds_text(comparison.seeds)}; bands and bars: 95 % "
+            "Student-t interval of that mean."
             if several
             else f"One run ({seeds_text(comparison.seeds)}), so that the spread is unknown."
         ),
     ]
+    if comparison.missing:
+        parts.insert(0, partial_text(comparison))
     if any(result.method == "end-to-end" for result in comparison.methods):
         parts.append("End-to-end training has one classifier only, at full depth.")
     return " ".join(parts)

@@ -54,7 +54,11 @@ def main_table(comparison: Comparison) -> str:
     ]
     for result in comparison.methods:
         values = [
-            percent(result.values[seed])[:-2] if seed in result.values else "failed"
+            percent(result.values[seed])[:-2]
+            if seed in result.values
+            else "failed"
+            if seed in result.failed
+            else "not run"
             for seed in comparison.seeds
         ]
         rows.append(
@@ -83,6 +87,20 @@ def difference_table(comparison: Comparison) -> str:
     return aligned(rows)
 
 
+def time_text(comparison: Comparison) -> str:
+    """What the column of times means."""
+    many = comparison.side_by_side
+    beside = f"{many} runs side by side" if many > 1 else "one run at a time"
+    return f"Time per run is wall-clock time, evaluation included, with {beside}."
+
+
+def _optimistic(result: MethodResult) -> str:
+    if result.optimistic is None or result.epochs_evaluated is None:
+        return _cell(result.optimistic)
+    plural = "" if result.epochs_evaluated == 1 else "s"
+    return f"{_cell(result.optimistic)} of {result.epochs_evaluated} epoch{plural} evaluated"
+
+
 def other_table(comparison: Comparison) -> str:
     """Depth, choice by validation, and the optimistic maximum."""
     rows = [
@@ -102,7 +120,7 @@ def other_table(comparison: Comparison) -> str:
                 _cell(first),
                 _cell(result.last),
                 _cell(result.best),
-                _cell(result.optimistic),
+                _optimistic(result),
             ]
         )
     return aligned(rows)
@@ -116,7 +134,7 @@ def to_markdown(comparison: Comparison) -> str:
         describe(comparison),
         main_table(comparison),
         "Test accuracy is that of the last module after the last epoch, on the full test set: "
-        "nothing was chosen.",
+        f"nothing was chosen. {time_text(comparison)}",
     ]
     if comparison.differences:
         parts += [
@@ -192,6 +210,8 @@ def to_dict(comparison: Comparison) -> dict[str, Any]:
         return {
             "values": result.values,
             "failed": result.failed,
+            "not_run": result.missing,
+            "epochs_evaluated": result.epochs_evaluated,
             **{_LONG_NAMES[name]: interval(getattr(result, name)) for name in _METRICS},
             "by_depth": {depth: interval(value) for depth, value in result.by_depth.items()},
         }
@@ -202,6 +222,7 @@ def to_dict(comparison: Comparison) -> dict[str, Any]:
         "note": comparison.note,
         "images": dict(comparison.images),
         "seeds": comparison.seeds,
+        "side_by_side": comparison.side_by_side,
         "methods": {result.method: method(result) for result in comparison.methods},
         "differences": [
             {

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from trgl import recipes
+
 if TYPE_CHECKING:
     from trgl.report.comparison import Comparison
 
@@ -36,7 +38,7 @@ def seeds_text(seeds: Sequence[int]) -> str:
 
 
 def describe(comparison: Comparison) -> str:
-    """Data set, images, network and regime in two sentences."""
+    """Data set, images, network and regime as they were, in a few sentences."""
     images, recipe = comparison.images, comparison.recipe
     held = images.get("validation", 0)
     parts = [
@@ -45,7 +47,57 @@ def describe(comparison: Comparison) -> str:
         + f", {images.get('test', 0):,} test images."
     ]
     parts.append(
-        f"Network: {recipe['title']}; module-wise training is {recipe['regime']}, "
+        f"Network: {network_text(recipe)}; module-wise training is {recipe['regime']}, "
         f"{recipe['epochs']} epochs."
     )
+    if changed(recipe):
+        parts.append(f"Changed from the recipe: {changed(recipe)}.")
+    if comparison.missing:
+        parts.append(partial_text(comparison))
     return " ".join(parts)
+
+
+def network_text(recipe: Mapping[str, Any]) -> str:
+    """The network that was trained, from the recipe's fields."""
+    modules = _count(recipe["modules"], "module")
+    if recipe["network"] == "blocks":
+        encoder = "random frozen encoder" if recipe["freeze_encoder"] else "trained encoder"
+        body = (
+            f"{modules} of {_count(recipe['blocks'], recipe['block'] + ' block')} with "
+            f"{_count(recipe['filters'], 'filter')}, {encoder}"
+        )
+    else:
+        body = f"{recipe['network'].replace('resnet', 'ResNet-')} in {modules}"
+    return (
+        body
+        + f", {'one shared ' if recipe['shared_head'] else ''}{recipe['head']} head"
+        + ("" if recipe["shared_head"] else " per module")
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def changed(recipe: Mapping[str, Any]) -> str:
+    """The fields that differ from the recipe of that name, as ``epochs 2, tau 0.1``."""
+    if recipe["name"] not in recipes.NAMES:
+        return ""
+    original = recipes.find(recipe["name"]).as_dict()
+    fields = [key for key in original if key not in ("name", "title")]
+    different = [key for key in fields if recipe[key] != original[key]]
+    return ", ".join(f"{key.replace('_', '-')} {_shown(recipe[key])}" for key in different)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ",".join(map(_shown, value)) or "nothing"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def partial_text(comparison: Comparison) -> str:
+    """How many runs are missing because the comparison was interrupted."""
+    asked = len(comparison.methods) * len(comparison.seeds)
+    return f"Partial: interrupted, {comparison.missing} of {asked} runs were not run to the end."
