@@ -141,6 +141,10 @@ def test_a_failed_run_does_not_stop_a_comparison(
     assert "end-to-end, seed 0: failed: Module 2 diverged" in captured.err
     assert "trgl: failed: 1 of 3 runs: Module 2 diverged" in captured.err
     assert "Traceback" not in captured.err
+    again = ["compare", "digits-20x1", *TINY, "--jobs", "1", "--methods", "end-to-end"]
+    assert trgl("--traceback", *again, *diverging, "--overwrite") == 1
+    assert "Traceback (most recent call last)" in capsys.readouterr().err
+    assert trgl("compare", "digits-20x1", *TINY, "--jobs", "1", *diverging, "--overwrite") == 1
     assert "failed" in (out / "table.md").read_text()
     assert json.loads((out / "table.json").read_text())["methods"]["vanilla"]["values"]
 
@@ -160,6 +164,11 @@ def test_a_failed_run_does_not_stop_a_comparison(
         (["train", "digits-20x1", "--end-to-end-milestones", "1;2"], "separated by commas"),
         (["train", "digits-20x1", "--head", "round"], "invalid choice: 'round'"),
         (["train", "digits-20x1", "--seed", "-1"], "whole number from 0 on"),
+        (["train", "digits-20x1", "--seed", str(2**63)], "at most 9223372036854775807"),
+        (["train", "digits-20x1", "--seed", "9" * 5000], "at most 9223372036854775807"),
+        (["compare", "digits-20x1", "--seeds", f"0,{2**64}"], "at most 9223372036854775807"),
+        (["compare", "digits-20x1", "--seeds", "0-999999999999"], "at most 10000 seeds"),
+        (["train", "digits-20x1", "--head", "mlp", "--batch-size", "1"], "batch_size 1"),
         (["train", "digits-20x1", "--modules", "0"], "modules must be at least 1"),
         (["train", "digits-20x1", "--train-size", "5"], "--train-size 5"),
         (["train", "digits-20x1", "--train-size", "5000"], "1000 there"),
@@ -415,6 +424,44 @@ def test_signals_end_a_run_and_keep_its_metrics(
     lines = (where / "metrics.jsonl").read_text().splitlines()
     assert json.loads(lines[-1])["epoch"] >= 1
     assert json.loads((where / "summary.json").read_text())["state"] == "interrupted"
+
+
+def test_an_interrupt_during_the_imports_leaves_no_traceback(tmp_path: Path) -> None:
+    mark = tmp_path / "importing"
+    folder = tmp_path / "slow"
+    folder.mkdir()
+    (folder / "torch.py").write_text(
+        f"import pathlib, time\npathlib.Path({str(mark)!r}).touch()\n"
+        "try:\n    time.sleep(60)\n"
+        "except BaseException as error:\n    raise ImportError from error\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trgl_command", "info"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(folder)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not mark.exists():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (130, "trgl: interrupted.\n")
+
+
+def test_a_broken_pipe_that_is_not_the_output_is_told(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr("trgl_kernels.info", fail)
+    assert main(["info"]) == 1
+    assert "trgl: failed: [Errno 32] Broken pipe" in capfd.readouterr().err
 
 
 def test_a_reader_that_leaves_early_gets_no_traceback() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import select
 import signal
 import sys
 import textwrap
@@ -102,10 +103,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return code
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else FAILED
-    except BrokenPipeError:
-        # Whoever read our output is gone (a pager, head): nobody to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
     except KeyboardInterrupt:
         complain("trgl: interrupted.")
         return INTERRUPTED
@@ -113,6 +110,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         complain("trgl: terminated.")
         return TERMINATED
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            # Whoever read our output is gone (a pager, head): nobody to tell.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return FAILED
         if wants_traceback:
             traceback.print_exc()
         if isinstance(error, ValueError):
@@ -120,6 +121,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return WRONG_INPUT
         complain(f"trgl: failed: {_explain(error, wants_traceback)}")
         return FAILED
+
+
+def _nobody_reads() -> bool:
+    """Whether standard output is a pipe whose reader is gone; other pipes are not meant."""
+    try:
+        handle = sys.stdout.fileno()
+    except (OSError, ValueError):
+        return False
+    watch = select.poll()
+    watch.register(handle, 0)
+    return any(state & (select.POLLERR | select.POLLHUP) for _, state in watch.poll(0))
 
 
 def _explain(error: Exception, shown: bool) -> str:
