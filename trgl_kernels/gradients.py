@@ -108,7 +108,7 @@ def batch_norm_residual_energy_backward(
         if output_mask[0]:
             inner = grad_bn
             if training:
-                count = max(z.numel() // z.shape[1], 1)
+                count = max(z.numel() // max(z.shape[1], 1), 1)
                 inner = inner - along(sum_g / count, z, 1, dtype)
                 inner = inner - z_hat * along(sum_gz / count, z, 1, dtype)
             slope = rstd if weight is None else rstd * weight.to(dtype)

@@ -159,25 +159,38 @@ struct PlaneReduce {
       const PlaneBlock b = planes->block(unit % planes->blocks);
       const Channel<A> channel(*a, c);
       simd::Vector<A, W> sum_g{}, sum_gz{};
-      double rest_g = 0.0, rest_gz = 0.0;
+      Sums total;
+      int64_t summed = 0;
       for (int64_t n = b.n0; n < b.n1; ++n) {
         const Sample<A> sample(*a, n);
         const int64_t base = planes->at(n, c);
         int64_t i = b.i0;
-        for (; i + W <= b.i1; i += W) {
-          const auto [g, z_hat] =
-              gradient<P, MASKED, true, W>(*a, a->grad_y, base + i, channel, sample);
-          sum_g += g;
-          sum_gz += g * z_hat;
+        while (i + W <= b.i1) {
+          const int64_t begin = i;
+          for (const int64_t stop = std::min(b.i1, i + kRun); i + W <= stop; i += W) {
+            const auto [g, z_hat] =
+                gradient<P, MASKED, true, W>(*a, a->grad_y, base + i, channel, sample);
+            sum_g += g;
+            sum_gz += g * z_hat;
+          }
+          summed += i - begin;
+          if (summed >= kRun) {
+            total.g += simd::sum<A, W>(sum_g);
+            total.gz += simd::sum<A, W>(sum_gz);
+            sum_g = sum_gz = simd::Vector<A, W>{};
+            summed = 0;
+          }
         }
         for (; i < b.i1; ++i) {
           const auto [g, z_hat] =
               gradient<P, MASKED, true, 1>(*a, a->grad_y, base + i, channel, sample);
-          rest_g += g[0];
-          rest_gz += g[0] * z_hat[0];
+          total.g += g[0];
+          total.gz += g[0] * z_hat[0];
         }
       }
-      a->blocks[unit] = {simd::sum<A, W>(sum_g) + rest_g, simd::sum<A, W>(sum_gz) + rest_gz};
+      total.g += simd::sum<A, W>(sum_g);
+      total.gz += simd::sum<A, W>(sum_gz);
+      a->blocks[unit] = total;
     }
   }
 };

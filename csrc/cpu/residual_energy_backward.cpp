@@ -76,26 +76,29 @@ struct BackwardKernel {
       for_segments(
           g, a.scale, keep, begin, end,
           [&](int64_t from, int64_t to, auto factor, int64_t channel) TRGL_INLINE_LAMBDA {
-            simd::Vector<A, W> total{};
-            double rest = 0.0;
+            double row = 0.0;
             const bool lanes = sums && g.kind == Scale::lane;
             int64_t i = from;
-            for (; i + W <= to; i += W) {
-              const auto part = element<W>(a, base + i, i - from, factor, keep, weight);
-              total += part;
-              if (lanes) {
-                simd::store<W>(sums + i - from, simd::load<W>(sums + i - from) + part);
+            while (i + W <= to) {
+              simd::Vector<A, W> total{};
+              for (const int64_t stop = std::min(to, i + kRun); i + W <= stop; i += W) {
+                const auto part = element<W>(a, base + i, i - from, factor, keep, weight);
+                total += part;
+                if (lanes) {
+                  simd::store<W>(sums + i - from, simd::load<W>(sums + i - from) + part);
+                }
               }
+              row += simd::sum<A, W>(total);
             }
             for (; i < to; ++i) {
               const A part = element<1>(a, base + i, i - from, factor, keep, weight)[0];
-              rest += part;
+              row += part;
               if (lanes) {
                 sums[i - from] += part;
               }
             }
             if (sums && g.kind == Scale::row) {
-              sums[channel] += static_cast<A>(simd::sum<A, W>(total) + rest);
+              sums[channel] += static_cast<A>(row);
             }
           });
     }
