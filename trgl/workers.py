@@ -225,11 +225,21 @@ def _interrupts_held() -> Iterator[None]:
     A terminal's Ctrl-C goes to the whole group: this process decides, and terminates the others.
     """
     resource_tracker.ensure_running()  # starting it later would let the signals through
+    came: list[int] = []
+    main = threading.current_thread() is threading.main_thread()
+    # The mask is for the child, which inherits it; here another thread may take the signal.
+    handler = signal.getsignal(signal.SIGINT)
+    if main:
+        signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if main:
+            signal.signal(signal.SIGINT, handler)
+        if came:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _stop(workers: Sequence[BaseProcess]) -> None:

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from runs import few_digits, without_times
 
 from trgl import recipes, rundir
 from trgl.build import build_network
-from trgl.data import ImageData, load
+from trgl.data import ImageData
 from trgl.metrics import EpochRecord, Evaluation
 from trgl.prepare import Task, make_loaders, make_transport, prepare
 from trgl.recipes import Recipe
@@ -28,10 +29,7 @@ def small(**changes: Any) -> Recipe:
 
 @pytest.fixture(scope="module")
 def digits() -> ImageData:
-    images = load("digits")
-    return ImageData(
-        "digits", images.x_train, images.y_train, images.x_test[:90], images.y_test[:90], 10
-    )
+    return few_digits(90)
 
 
 def run_once(
@@ -90,10 +88,6 @@ def test_pandas_reads_the_metrics(tmp_path: Path, digits: ImageData) -> None:
     frame = pandas.read_json(tmp_path / "run" / rundir.METRICS, lines=True)
     final = frame[frame.epoch == 4].set_index("module").test_accuracy
     assert final[3] == pytest.approx(summary["accuracy"]["last_module_last_epoch"])
-
-
-def without_times(path: Path) -> list[dict[str, Any]]:
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in read_metrics(path)]
 
 
 def test_two_runs_of_one_seed_are_equal_to_the_last_bit(tmp_path: Path, digits: ImageData) -> None:

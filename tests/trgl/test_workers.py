@@ -8,26 +8,25 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from runs import few_digits, without_times
 
 from trgl import recipes, rundir
-from trgl.data import ImageData, load
+from trgl.data import ImageData
 from trgl.prepare import Task
 from trgl.recipes import Recipe
 from trgl.run import Progress
-from trgl.rundir import read_metrics
 from trgl.workers import Job, _interrupts_held, cores, run_all, threads_per_run
 
 
 @pytest.fixture(scope="module")
 def digits() -> ImageData:
-    images = load("digits")
-    return ImageData(
-        "digits", images.x_train, images.y_train, images.x_test[:60], images.y_test[:60], 10
-    )
+    return few_digits(60)
 
 
 def small(**changes: Any) -> Recipe:
@@ -53,10 +52,6 @@ def run(path: Path, images: ImageData, at_a_time: int, recipe: Recipe) -> list[d
     assert sorted(finished) == sorted(job.task.label for job in jobs)
     assert {step.label for step in told} == set(finished)
     return summaries
-
-
-def without_times(path: Path) -> list[dict[str, Any]]:
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in read_metrics(path)]
 
 
 def test_figures_do_not_depend_on_the_number_of_jobs(tmp_path: Path, digits: ImageData) -> None:
@@ -132,6 +127,27 @@ def test_an_interrupt_is_held_back_from_a_process_at_its_start() -> None:
     assert signal.SIGINT in masked
     assert child.stdout == "alive\n"
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def test_an_interrupt_that_another_thread_takes_is_held_too() -> None:
+    free = threading.Event()
+    thread = threading.Thread(target=free.wait)  # it blocks no signal
+    thread.start()
+    reached: list[bool] = []
+
+    def interrupted() -> None:
+        with _interrupts_held():
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
+            reached.append(True)
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            interrupted()
+    finally:
+        free.set()
+        thread.join()
+    assert reached
 
 
 def test_threads_are_shared_unless_asked_for() -> None:
