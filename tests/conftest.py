@@ -49,6 +49,11 @@ def pytest_report_header() -> str:
     return f"engine: {ENGINE}{f' ({simd})' if simd else ''}, torch {torch.__version__}, 2 threads"
 
 
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def engine() -> str:
     return ENGINE
