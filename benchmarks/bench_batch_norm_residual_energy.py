@@ -12,21 +12,17 @@ SHAPES = [(2, 8, 4, 4), (8, 64, 14, 14), (32, 256, 16, 16), (128, 64, 32, 32), (
 LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
-def eager(  # type: ignore[no-untyped-def]
-    z, x, weight, bias, running_mean, running_var, penalty=True
-) -> tuple[Tensor, ...]:
+def eager(z, x, weight, bias, running_mean, running_var, penalty=True) -> tuple[Tensor, ...]:
     r = F.batch_norm(z, running_mean, running_var, weight, bias, True, 0.1, 1e-5)
     y = torch.relu(x + r)
     return (y, r.float().square().flatten(1).sum(1)) if penalty else (y,)
 
 
-def ours(z, x, weight, bias, running_mean, running_var) -> tuple[Tensor, ...]:  # type: ignore[no-untyped-def]
+def ours(z, x, weight, bias, running_mean, running_var) -> tuple[Tensor, ...]:
     return batch_norm_residual_energy(z, x, weight, bias, running_mean, running_var, training=True)
 
 
-def ours_without_penalty(  # type: ignore[no-untyped-def]
-    z, x, weight, bias, running_mean, running_var
-) -> tuple[Tensor, ...]:
+def ours_without_penalty(z, x, weight, bias, running_mean, running_var) -> tuple[Tensor, ...]:
     y, _, _, _ = torch.ops.trgl.batch_norm_residual_energy.default(
         z, x, weight, bias, running_mean, running_var, True, 0.1, 1e-5, "relu", None, 2.0, False
     )
@@ -46,7 +42,7 @@ def test_forward_and_backward(benchmark, shape, layout) -> None:
     inputs = (z, x, weight, bias)
     slope = torch.rand(shape[0])
 
-    def step(function):  # type: ignore[no-untyped-def]
+    def step(function):
         statistics = torch.zeros(c), torch.ones(c)
 
         def run() -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:

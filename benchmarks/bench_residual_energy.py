@@ -22,7 +22,7 @@ def test_forward_and_backward(benchmark, shape, dtype) -> None:
     inputs = (x.requires_grad_(), r.requires_grad_())
     slope = torch.rand(shape[0])
 
-    def step(function):  # type: ignore[no-untyped-def]
+    def step(function):
         def run() -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
             outputs = function(*inputs)
             return outputs, torch.autograd.grad(outputs, inputs, (grad, slope))

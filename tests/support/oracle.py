@@ -88,7 +88,7 @@ def leaf(tensor: Tensor, dtype: torch.dtype, layout: torch.memory_format) -> Ten
     return copy.detach().requires_grad_()
 
 
-def saved_bytes(function, *inputs: Tensor) -> int:  # type: ignore[no-untyped-def]
+def saved_bytes(function, *inputs: Tensor) -> int:
     """Bytes of the storages that autograd keeps for backward beyond the inputs and outputs."""
     known = {t.untyped_storage().data_ptr() for t in inputs}
     kept: dict[int, int] = {}

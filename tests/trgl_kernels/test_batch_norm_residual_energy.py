@@ -60,7 +60,7 @@ def draw(shape: tuple[int, ...], options: dict) -> tuple[Tensor, Tensor, dict, l
     return z, away_from_kink(normal(*shape), q), drawn, [normal(*shape) + 0.5, weights]
 
 
-def batch_norm(  # type: ignore[no-untyped-def]
+def batch_norm(
     z, x, weight, bias, running_mean, running_var, *, training, activation="relu", keep=None, p=2.0
 ):
     """What a user writes without this operator; the energy in float32."""
@@ -72,7 +72,7 @@ def batch_norm(  # type: ignore[no-untyped-def]
     return y, q.to(wide).abs().pow(p).flatten(1).sum(1)
 
 
-def run(function, z, x, options, cotangents, dtype, layout):  # type: ignore[no-untyped-def]
+def run(function, z, x, options, cotangents, dtype, layout):
     """Named outputs, gradients and running statistics of a function at a type and layout."""
     z, x = leaf(z, dtype, layout), leaf(x, dtype, layout)
     wide = reference.accumulation_dtype(z)
@@ -120,7 +120,7 @@ def test_gradcheck(options) -> None:
     vectors = [options.pop(name).requires_grad_() for name in names]
     options.pop("running_mean" if options["running_mean"] is None else "", None)
 
-    def function(z, x, *vectors):  # type: ignore[no-untyped-def]
+    def function(z, x, *vectors):
         given = {"weight": None, "bias": None, "running_mean": None, **options}
         given |= dict(zip(names, vectors, strict=True))
         given |= {
@@ -200,7 +200,7 @@ def test_statistics_with_a_mean_far_from_zero() -> None:
         assert relative_error(engine[name], exact[name]) <= bound, name
 
 
-def wide_arguments(z, dtype, function):  # type: ignore[no-untyped-def]
+def wide_arguments(z, dtype, function):
     c = z.shape[1]
     options = {
         "weight": torch.ones(c),
@@ -348,7 +348,7 @@ def test_only_what_is_wanted_is_computed(wanted, used, layout) -> None:
     z, x = (t.contiguous(memory_format=LAYOUTS[layout]) for t in (z, x))
     tensors = {"z": z, "x": x, "weight": options.pop("weight"), "bias": options.pop("bias")}
 
-    def gradient(function) -> Tensor:  # type: ignore[no-untyped-def]
+    def gradient(function) -> Tensor:
         inputs = {k: v.detach().requires_grad_(k == wanted) for k, v in tensors.items()}
         y, energy, *_ = function(**inputs, **options)
         output, cotangent = (y, cotangents[0]) if used == "y" else (energy, cotangents[1])
@@ -367,7 +367,7 @@ def test_saves_two_vectors_beyond_inputs_and_outputs() -> None:
     z, x = (torch.randn(4, 8, 6, 6, requires_grad=True) for _ in range(2))
     weight, bias = (torch.rand(8, requires_grad=True) for _ in range(2))
 
-    def function(z, x, weight, bias):  # type: ignore[no-untyped-def]
+    def function(z, x, weight, bias):
         return batch_norm_residual_energy(z, x, weight, bias, None, None, training=True)
 
     assert saved_bytes(function, z, x, weight, bias) == 2 * 8 * 4  # mean and rstd, float32

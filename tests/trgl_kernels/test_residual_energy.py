@@ -58,7 +58,7 @@ def draw(shape: tuple[int, ...], options: dict) -> tuple[Tensor, Tensor, dict, l
     return x, r, options, [normal(*shape) + 0.5, weights]
 
 
-def run(function, x, r, options, cotangents, dtype, layout):  # type: ignore[no-untyped-def]
+def run(function, x, r, options, cotangents, dtype, layout):
     """[y, energy, grad_x, grad_r, grad_scale?] of a function at a type and layout."""
     x, r = leaf(x, dtype, layout), leaf(r, dtype, layout)
     wide = reference.accumulation_dtype(x)
@@ -72,7 +72,7 @@ def run(function, x, r, options, cotangents, dtype, layout):  # type: ignore[no-
     return [y.detach(), energy.detach(), *grads]
 
 
-def eager(x, r, activation="none", scale=None, keep=None, p=2.0):  # type: ignore[no-untyped-def]
+def eager(x, r, activation="none", scale=None, keep=None, p=2.0):
     """What a user writes without this operator; the energy in float32."""
     q = r
     if scale is not None:
@@ -297,7 +297,7 @@ def test_only_what_is_wanted_is_computed(wanted, used) -> None:
     x, r, options, cotangents = draw((3, 4, 5, 5), OPTIONS["scale-keep-relu"])
     tensors = {"x": x, "r": r, "scale": options.pop("scale")}
 
-    def gradient(function) -> Tensor:  # type: ignore[no-untyped-def]
+    def gradient(function) -> Tensor:
         inputs = {k: v.detach().requires_grad_(k == wanted) for k, v in tensors.items()}
         y, energy = function(inputs["x"], inputs["r"], scale=inputs["scale"], **options)
         output, cotangent = (y, cotangents[0]) if used == "y" else (energy, cotangents[1])

@@ -285,7 +285,7 @@ def test_every_operator_is_registered() -> None:
 
 @triton.jit
 def flat_channel_kernel(
-    channel_ptr,  # type: ignore[no-untyped-def]
+    channel_ptr,
     first,
     plane,
     width,
@@ -312,7 +312,7 @@ def test_channels_of_flat_elements_beyond_32_bits(first: int, v: launch.View) ->
 
 @triton.jit
 def channel_rows_kernel(
-    offset_ptr,  # type: ignore[no-untyped-def]
+    offset_ptr,
     sample_ptr,
     first,
     groups,
