@@ -1,6 +1,6 @@
 // What the autograd shims share. Each saves what its backward operator reads and nothing else, asks
 // that operator for the gradients that autograd wants, and refuses to be differentiated twice.
-// trgl_kernels/autograd.py is the same in Python, for an installation without this extension.
+// trgl_kernels/autograd/ is the same in Python, for an installation without this extension.
 #pragma once
 
 #include <ATen/core/LegacyTypeDispatch.h>

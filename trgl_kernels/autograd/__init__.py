@@ -1,0 +1,25 @@
+"""The Python twins of csrc/autograd: registered only when the compiled extension is absent.
+
+Each function saves what its backward operator reads and nothing else, asks that operator for the
+gradients that autograd wants, and refuses to be differentiated twice.
+"""
+
+import torch
+
+from . import batch_norm_residual_energy, residual_energy
+from .twin import DOUBLE_BACKWARD
+
+__all__ = ["DOUBLE_BACKWARD", "TWINS", "register"]
+
+TWINS = {
+    "residual_energy": residual_energy.apply,
+    "batch_norm_residual_energy": batch_norm_residual_energy.apply,
+}
+
+
+def register() -> torch.library.Library:
+    """Registers the twins on the Autograd key; they live as long as the returned library."""
+    library = torch.library.Library("trgl", "IMPL")
+    for name, function in TWINS.items():
+        library.impl(name, function, "Autograd")
+    return library

@@ -1,0 +1,75 @@
+"""Schema, default kernel and fake of `residual_energy` and its backward."""
+
+import torch
+from torch import Tensor
+
+from .. import gradients, reference
+from ..checks import check_residual_energy
+from ..reference import accumulation_dtype
+from .define import define, empty
+
+
+def _default(
+    x: Tensor,  # [N, C, *]
+    r: Tensor,  # [N, C, *]
+    activation: str,
+    scale: Tensor | None,  # [C]
+    keep: Tensor | None,  # [N]
+    p: float,
+    with_energy: bool,
+) -> tuple[Tensor, Tensor]:
+    return reference.residual_energy(
+        x, r, activation=activation, scale=scale, keep=keep, p=p, with_energy=with_energy
+    )
+
+
+def _fake(
+    x: Tensor,  # [N, C, *]
+    r: Tensor,  # [N, C, *]
+    activation: str,
+    scale: Tensor | None,  # [C]
+    keep: Tensor | None,  # [N]
+    p: float,
+    with_energy: bool,
+) -> tuple[Tensor, Tensor]:
+    check_residual_energy(x, r, activation, scale, keep, p)
+    y = empty(x, torch.promote_types(x.dtype, r.dtype))
+    batch = x.shape[0] if with_energy else 0
+    return y, x.new_empty(batch, dtype=accumulation_dtype(x, r))
+
+
+def _backward_fake(
+    grad_y: Tensor | None,  # [N, C, *]
+    grad_energy: Tensor | None,  # [N]
+    y: Tensor | None,  # [N, C, *]
+    r: Tensor,  # [N, C, *]
+    scale: Tensor | None,  # [C]
+    keep: Tensor | None,  # [N]
+    activation: str,
+    p: float,
+    x_dtype: torch.dtype,
+    output_mask: list[bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    grad_scale = r.new_empty(0)
+    if output_mask[2] and scale is not None:
+        grad_scale = torch.empty_like(scale, memory_format=torch.contiguous_format)
+    return (
+        empty(r, x_dtype, output_mask[0]),
+        empty(r, r.dtype, output_mask[1]),
+        grad_scale,
+    )
+
+
+define(
+    "residual_energy(Tensor x, Tensor r, str activation, Tensor? scale, Tensor? keep, float p, "
+    "bool with_energy) -> (Tensor y, Tensor energy)",
+    _default,
+    _fake,
+)
+define(
+    "residual_energy_backward(Tensor? grad_y, Tensor? grad_energy, Tensor? y, Tensor r, "
+    "Tensor? scale, Tensor? keep, str activation, float p, ScalarType x_dtype, "
+    "bool[3] output_mask) -> (Tensor grad_x, Tensor grad_r, Tensor grad_scale)",
+    gradients.residual_energy_backward,
+    _backward_fake,
+)
