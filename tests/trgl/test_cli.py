@@ -66,6 +66,21 @@ def test_quiet_is_quiet_and_numbers_count_up(
         assert f"runs/digits-20x1-00{number}" in captured.out
 
 
+@pytest.mark.parametrize(
+    "command", [["train"], ["compare", "--methods", "vanilla", "--seeds", "0"]]
+)
+def test_a_missing_engine_is_told_once(
+    command: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("trgl_kernels.extension.notice", lambda: "no compiler. Remedy: install it")
+    first, *rest = command
+    assert trgl(first, "digits-20x1", *rest, *TINY, "--out", tmp_path / "run") == 0
+    assert capsys.readouterr().err.count("trgl: no compiler. Remedy: install it\n") == 1
+
+
 def test_a_run_is_never_overwritten_silently(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

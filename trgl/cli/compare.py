@@ -143,6 +143,7 @@ def run(options: argparse.Namespace) -> int:
         accuracy = summary["accuracy"]["last_module_last_epoch"]
         display.finished(f"{label}: {percent(accuracy)} after {summary['seconds']:.0f} s")
 
+    display.announce()
     with open_directory(options, f"compare-{recipe.name}") as directory:
         directory.write_config(
             {

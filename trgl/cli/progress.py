@@ -8,6 +8,7 @@ import time
 from typing import TextIO
 
 from trgl.run import Progress
+from trgl_kernels import extension
 
 _WIDTH = 24
 _REDRAW_SECONDS = 0.1
@@ -32,6 +33,12 @@ class Display:
         self._fractions: dict[str, float] = {}
         self._started = time.monotonic()
         self._drawn = 0.0
+
+    def announce(self) -> None:
+        """Before the first epoch: one line where the compiled engine is missing, and the remedy."""
+        slower = extension.notice()
+        if slower and not self._quiet:
+            print(f"trgl: {slower}", file=self._stream, flush=True)
 
     def update(self, progress: Progress) -> None:
         """An epoch of a run is over."""

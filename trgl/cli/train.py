@@ -62,6 +62,7 @@ def run(options: argparse.Namespace) -> int:
     task = Task(recipe, options.method, options.seed, device, threads, options.data)
     prepared = prepare(task, images)
     display = Display(1, options.quiet)
+    display.announce()
     with open_directory(options, recipe.name) as directory:
         try:
             summary = run_in(prepared, directory, display.update)
