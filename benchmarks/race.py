@@ -1,8 +1,9 @@
 """Timing side by side: every round runs each contestant once, so that noise falls on all alike."""
 
+import random
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -18,6 +19,22 @@ def copy_of(source: Tensor) -> Contestant:
     return lambda: target.copy_(source)
 
 
+def rounds_of(contestants: Mapping[str, Contestant]) -> Iterator[dict[str, float]]:
+    """Endless rounds: seconds of every contestant, in another order each round.
+
+    The order matters, since a contestant finds in the caches what the one before it left there.
+    """
+    names, order = list(contestants), random.Random(0)
+    while True:
+        order.shuffle(names)
+        taken = {}
+        for name in names:
+            start = time.perf_counter()
+            contestants[name]()
+            taken[name] = time.perf_counter() - start
+        yield taken
+
+
 def race(
     benchmark: Any,
     ours: Contestant,
@@ -27,7 +44,7 @@ def race(
     copied: int,
     **labels: str,
 ) -> dict[str, float]:
-    """Times `ours` under pytest-benchmark and each rival beside it; returns the ratios.
+    """Times `ours` and each rival in interleaved rounds, and once more under pytest-benchmark.
 
     Args:
         benchmark: pytest-benchmark's fixture.
@@ -35,25 +52,24 @@ def race(
         rivals: what it is measured against, by name; "copy" is the plain copy.
         moved: bytes that `ours` must read and write.
         copied: bytes that the plain copy reads and writes.
-        labels: op, pass, shape, type and layout, for the table.
+        labels: op, pass, shape, type, layout and engine, for the table.
+
+    Returns:
+        Medians of the rivals over the median of `ours`; "itself" is that of `ours` measured twice:
+        a ratio nearer to 1 says nothing.
     """
-    contestants = {"ours": ours, **rivals}
+    contestants = {"ours": ours, "itself": ours, **rivals}
     for contestant in contestants.values():
         for _ in range(3):
             contestant()
-    times: dict[str, list[float]] = {name: [] for name in rivals}
-
-    def others() -> None:
-        for name, rival in rivals.items():
-            start = time.perf_counter()
-            rival()
-            times[name].append(time.perf_counter() - start)
-
-    benchmark.pedantic(ours, setup=others, rounds=ROUNDS, iterations=1)
-    seconds = benchmark.stats.stats.median
+    rounds = rounds_of(contestants)
+    taken: list[dict[str, float]] = []
+    benchmark.pedantic(ours, setup=lambda: taken.append(next(rounds)), rounds=ROUNDS, iterations=1)
+    times = {name: [one[name] for one in taken] for name in contestants}
     medians = {name: statistics.median(values) for name, values in times.items()}
+    seconds = medians.pop("ours")
     ratios = {name: median / seconds for name, median in medians.items()}
-    quartiles = statistics.quantiles(benchmark.stats.stats.data, n=4)
+    quartiles = statistics.quantiles(times["ours"], n=4)
     benchmark.extra_info.update(
         labels,
         milliseconds=1e3 * seconds,
