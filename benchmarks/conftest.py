@@ -14,6 +14,7 @@ COLUMNS = {
     "shape": "{}",
     "type": "{}",
     "layout": "{}",
+    "engine": "{}",
     "milliseconds": "{:.3f}",
     "spread": "{:.0%}",
     "gigabytes_per_second": "{:.1f}",
@@ -42,8 +43,12 @@ def pytest_configure() -> None:
 
 
 def pytest_report_header() -> str:
-    engine = trgl_kernels.info()["engines"]["residual_energy"]["cpu"]["engine"]
-    return f"engine on CPU: {engine}; {platform.processor() or platform.machine()}, 2 threads"
+    facts = trgl_kernels.info()
+    versions, simd = facts["versions"], facts["extension"]["simd"]
+    return (
+        f"trgl {versions['trgl']}, torch {versions['torch']}, {simd or 'no compiled engine'}, "
+        f"{platform.processor() or platform.machine()}, 2 threads"
+    )
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:

@@ -1,5 +1,6 @@
 """Timing side by side: every round runs each contestant once, so that noise falls on all alike."""
 
+import functools
 import random
 import statistics
 import time
@@ -9,8 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import trgl_kernels
+
 Contestant = Callable[[], object]
 ROUNDS = 50
+
+
+@functools.cache
+def engines() -> dict[str, str]:
+    """Which engine serves each operator on the CPU."""
+    served = trgl_kernels.info()["engines"]
+    return {op: devices["cpu"]["engine"] for op, devices in served.items()}
 
 
 def copy_of(source: Tensor) -> Contestant:
@@ -52,7 +62,7 @@ def race(
         rivals: what it is measured against, by name; "copy" is the plain copy.
         moved: bytes that `ours` must read and write.
         copied: bytes that the plain copy reads and writes.
-        labels: op, pass, shape, type, layout and engine, for the table.
+        labels: op, pass, shape, type and layout, for the table.
 
     Returns:
         Medians of the rivals over the median of `ours`; "itself" is that of `ours` measured twice:
@@ -72,6 +82,7 @@ def race(
     quartiles = statistics.quantiles(times["ours"], n=4)
     benchmark.extra_info.update(
         labels,
+        engine=engines().get(labels["op"], "several"),
         milliseconds=1e3 * seconds,
         spread=(quartiles[2] - quartiles[0]) / seconds,
         gigabytes_per_second=moved / seconds / 1e9,
