@@ -15,6 +15,7 @@ from .convert import regularize
 from .displacement_energy import displacement_energy
 from .extension import info
 from .residual_energy import residual_energy
+from .residual_energy_layer_norm import residual_energy_layer_norm
 
 _twins = None if _extension.load().loaded else _autograd.register()
 
@@ -36,4 +37,5 @@ __all__ = [
     "info",
     "regularize",
     "residual_energy",
+    "residual_energy_layer_norm",
 ]

@@ -77,6 +77,16 @@ def check_exponent(op: str, p: float) -> None:
         )
 
 
+def check_eps(op: str, eps: float) -> None:
+    """What a normalization adds to the variance."""
+    if not (math.isfinite(eps) and eps >= 0.0):
+        raise refusal(
+            f"{op}: eps must be finite and not negative",
+            eps,
+            "PyTorch's default is 1e-5.",
+        )
+
+
 def check_options(
     op: str,
     x: Tensor,  # [N, C, *]
@@ -211,9 +221,35 @@ def check_batch_norm_residual_energy(
             momentum,
             "momentum=None is handled by the block, which knows how many batches it has seen.",
         )
-    if not (math.isfinite(eps) and eps >= 0.0):
-        raise refusal(
-            f"{op}: eps must be finite and not negative",
-            eps,
-            "PyTorch's default is 1e-5.",
-        )
+    check_eps(op, eps)
+
+
+def check_residual_energy_layer_norm(
+    x: Tensor,  # [N, *, C]
+    r: Tensor,  # [N, *, C]
+    weight: Tensor | None,  # [C]
+    bias: Tensor | None,  # [C]
+    eps: float,
+    scale: Tensor | None,  # [C]
+    keep: Tensor | None,  # [N]
+    p: float,
+) -> None:
+    """Arguments of `residual_energy_layer_norm`."""
+    op = "residual_energy_layer_norm"
+    check_pair(op, x, r, ("x", "r"))
+    check_options(op, x, "none", keep, p)
+    check_eps(op, eps)
+    features = x.shape[-1]
+    for name, vector in {"weight": weight, "bias": bias, "scale": scale}.items():
+        if vector is None:
+            continue
+        # scale may have leading dimensions of size 1
+        shape = vector.shape[-1:] if name == "scale" else vector.shape
+        fits = shape == (features,) and vector.numel() == features and vector.dim() <= x.dim()
+        if not (fits and vector.is_floating_point()):
+            raise refusal(
+                f"{op}: {name} must hold one floating-point value per feature, ({features},)",
+                f"{vector.dtype} of shape {tuple(vector.shape)}",
+                "Features are the last dimension of x.",
+            )
+        check_device(op, name, vector, x)

@@ -13,7 +13,14 @@ import torch
 from torch import Tensor
 
 from .checks import scale_dim
-from .reference import along, energy_slope, memory_format, normalized_residue, residue
+from .reference import (
+    along,
+    energy_slope,
+    memory_format,
+    normalized_residue,
+    normalized_rows,
+    residue,
+)
 
 
 def grad_sum(
@@ -121,3 +128,73 @@ def batch_norm_residual_energy_backward(
         if output_mask[3] and bias is not None:
             grad_bias = sum_g.to(bias.dtype)
         return grad_z, grad_x, grad_weight, grad_bias
+
+
+def residual_energy_layer_norm_backward(
+    grad_y: Tensor | None,  # [N, *, C]
+    grad_normed: Tensor | None,  # [N, *, C]
+    grad_energy: Tensor | None,  # [N]
+    y: Tensor,  # [N, *, C]
+    r: Tensor | None,  # [N, *, C], for the energy and for scale
+    x: Tensor | None,  # [N, *, C], in place of r
+    weight: Tensor | None,  # [C]
+    bias: Tensor | None,  # [C]
+    mean: Tensor,  # [N, *]
+    rstd: Tensor,  # [N, *]
+    scale: Tensor | None,  # [C]
+    keep: Tensor | None,  # [N]
+    p: float,
+    x_dtype: torch.dtype,
+    r_dtype: torch.dtype,
+    output_mask: list[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # [N, *, C] twice, [C] three times
+    """Gradients with respect to x, r, weight, bias and scale; empty where the mask is False.
+
+    With ŷ = (y − mean)·rstd and g the gradient at ŷ, which is γ·grad_normed, the normalization adds
+    rstd·(g − mean(g) − ŷ·mean(g·ŷ)) to the gradient of y. The residue is keep·scale·r, or y − x.
+    """
+    with torch.autocast(y.device.type, enabled=False):
+        dtype = mean.dtype
+        grad_u = grad_sum(grad_y, None, y.to(dtype))
+        grads = [y.new_empty(0) for _ in range(5)]
+        grad_affine = y_hat = y.new_zeros(y.shape, dtype=dtype)
+        if grad_normed is not None:
+            grad_affine, y_hat = grad_normed.to(dtype), normalized_rows(y, mean, rstd)
+            g = grad_affine if weight is None else grad_affine * weight.to(dtype)
+            inner = g - g.mean(-1, keepdim=True) - y_hat * (g * y_hat).mean(-1, keepdim=True)
+            grad_u = grad_u + rstd[..., None] * inner
+        grad_r = grad_u
+        if grad_energy is not None and (output_mask[1] or output_mask[4]):
+            q = residue_of(y, r, x, scale, keep, dtype)
+            grad_r = grad_u + energy_slope(q, grad_energy, p)
+        if keep is not None:
+            grad_r = grad_r * along(keep, y, 0, dtype)
+        others = list(range(y.dim() - 1))
+        if output_mask[0]:
+            grads[0] = grad_u.to(x_dtype).contiguous()
+        if output_mask[1]:
+            grad = grad_r if scale is None else grad_r * along(scale, y, -1, dtype)
+            grads[1] = grad.to(r_dtype).contiguous()
+        if output_mask[2] and weight is not None:
+            grads[2] = (grad_affine * y_hat).sum(others).to(weight.dtype)
+        if output_mask[3] and bias is not None:
+            grads[3] = grad_affine.sum(others).to(bias.dtype)
+        if output_mask[4] and scale is not None:
+            assert r is not None
+            grads[4] = (grad_r * r.to(dtype)).sum(others).reshape(scale.shape).to(scale.dtype)
+        return grads[0], grads[1], grads[2], grads[3], grads[4]
+
+
+def residue_of(
+    y: Tensor,  # [N, *, C]
+    r: Tensor | None,  # [N, *, C]
+    x: Tensor | None,  # [N, *, C]
+    scale: Tensor | None,  # [C]
+    keep: Tensor | None,  # [N]
+    dtype: torch.dtype,
+) -> Tensor:  # [N, *, C]
+    """q = y − x where x was kept, keep·scale·r where r was."""
+    if x is not None:
+        return y.to(dtype) - x.to(dtype)
+    assert r is not None
+    return residue(r, scale, keep, dtype, dim=-1)

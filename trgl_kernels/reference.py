@@ -16,6 +16,7 @@ from .checks import (
     check_exponent,
     check_pair,
     check_residual_energy,
+    check_residual_energy_layer_norm,
     scale_dim,
 )
 
@@ -97,11 +98,13 @@ def residue(
     scale: Tensor | None,  # [C]
     keep: Tensor | None,  # [N]
     dtype: torch.dtype,
+    dim: int | None = None,
 ) -> Tensor:  # [N, C, *]
-    """q = keep·scale·r, what enters the addition."""
+    """q = keep·scale·r, what enters the addition; `scale` lies along `dim`."""
     q = r.to(dtype)
     if scale is not None:
-        q = q * along(scale, r, scale_dim("residual_energy", r, scale), dtype)
+        dim = scale_dim("residual_energy", r, scale) if dim is None else dim
+        q = q * along(scale, r, dim, dtype)
     if keep is not None:
         q = q * along(keep, r, 0, dtype)
     return q
@@ -185,6 +188,46 @@ def normalized_residue(
     if keep is not None:
         q = q * along(keep, z, 0, dtype)
     return q
+
+
+def residual_energy_layer_norm(
+    x: Tensor,  # [N, *, C]
+    r: Tensor,  # [N, *, C]
+    weight: Tensor | None,  # [C]
+    bias: Tensor | None,  # [C]
+    *,
+    eps: float = 1e-5,
+    scale: Tensor | None = None,  # [C]
+    keep: Tensor | None = None,  # [N]
+    p: float = 2.0,
+    with_energy: bool = True,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # [N, *, C] twice, [N], [N, *] twice
+    """q = keep·scale·r, y = x + q, LayerNorm(y), e_i = Σ_d |q|^p, with each row's mean and rstd."""
+    check_residual_energy_layer_norm(x, r, weight, bias, eps, scale, keep, p)
+    with torch.autocast(x.device.type, enabled=False):
+        dtype = accumulation_dtype(x, r)
+        q = residue(r, scale, keep, dtype, dim=-1)
+        y = (x.to(dtype) + q).to(torch.promote_types(x.dtype, r.dtype)).contiguous()
+        rows = y.to(dtype)  # as they are stored, since that is what backward reads
+        mean = rows.mean(-1)
+        mean = mean + (rows - mean[..., None]).mean(-1)  # what the first sum lost far from 0
+        rstd = ((rows - mean[..., None]).square().mean(-1) + eps).rsqrt()
+        normed = normalized_rows(rows, mean, rstd)
+        if weight is not None:
+            normed = normed * weight.to(dtype)
+        if bias is not None:
+            normed = normed + bias.to(dtype)
+        energy = energy_of(q, p) if with_energy else q.new_empty(0)
+        return y, normed.to(y.dtype).contiguous(), energy, mean, rstd
+
+
+def normalized_rows(
+    y: Tensor,  # [N, *, C]
+    mean: Tensor,  # [N, *]
+    rstd: Tensor,  # [N, *]
+) -> Tensor:  # [N, *, C]
+    """(y − mean)·rstd."""
+    return (y.to(mean.dtype) - mean[..., None]) * rstd[..., None]
 
 
 def displacement_energy(

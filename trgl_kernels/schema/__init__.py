@@ -1,5 +1,5 @@
 """The operators as PyTorch knows them, one file each; importing this defines them."""
 
-from . import batch_norm_residual_energy, residual_energy
+from . import batch_norm_residual_energy, residual_energy, residual_energy_layer_norm
 
-__all__ = ["batch_norm_residual_energy", "residual_energy"]
+__all__ = ["batch_norm_residual_energy", "residual_energy", "residual_energy_layer_norm"]
