@@ -1,0 +1,89 @@
+"""A whole residual block, forward and backward: ours with the penalty, torchvision's without it."""
+
+import copy
+
+import pytest
+import torch
+from race import copy_of, race
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock
+
+from trgl_kernels import collect_energy, regularize
+
+SHAPES = [(2, 8, 4, 4), (32, 64, 32, 32), (8, 256, 16, 16)]
+HALF_OVER_TAU = 0.5 / 0.1
+
+
+class Measured(BasicBlock):
+    """torchvision's block that keeps its residue, as a user without fused operators would."""
+
+    def forward(self, x: Tensor) -> Tensor:  # [N, C, H, W]
+        self.residue = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        return self.relu(x + self.residue)
+
+
+def plain(block: nn.Module, x: Tensor, grad: Tensor) -> None:
+    block(x).backward(grad)
+
+
+def eager_penalty(block: Measured, x: Tensor, grad: Tensor) -> None:
+    y = block(x)
+    cost = block.residue.square().flatten(1).mean(1).mean()
+    torch.autograd.backward((y, cost * HALF_OVER_TAU), (grad, None))
+
+
+def penalty(block: nn.Module, x: Tensor, grad: Tensor) -> None:
+    with collect_energy() as energies:
+        y = block(x)
+    torch.autograd.backward((y, energies.total() * HALF_OVER_TAU), (grad, None))
+
+
+def gradients(step, block: nn.Module, x: Tensor, grad: Tensor) -> list[Tensor]:
+    step(block, x, grad)
+    found = [x.grad, *(p.grad for p in block.parameters())]
+    x.grad = None
+    block.zero_grad()
+    return found
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_basic_block(benchmark, shape) -> None:
+    torch.manual_seed(0)
+    x, grad = torch.randn(shape).requires_grad_(), torch.randn(shape)
+    measured = Measured(shape[1], shape[1])
+    ordinary = BasicBlock(shape[1], shape[1])
+    ordinary.load_state_dict(measured.state_dict())
+    ours = regularize(copy.deepcopy(ordinary))
+
+    for a, b in zip(
+        gradients(penalty, ours, x, grad),
+        gradients(eager_penalty, measured, x, grad),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-2 * float(b.abs().max()))
+
+    def step(function, block):
+        def run() -> None:
+            function(block, x, grad)
+            x.grad = None
+            block.zero_grad()
+
+        return run
+
+    race(
+        benchmark,
+        step(penalty, ours),
+        {
+            "eager": step(eager_penalty, measured),
+            "eager_without_penalty": step(plain, ordinary),
+            "penalty_off": step(plain, ours),
+            "copy": copy_of(x.detach()),
+        },
+        moved=2 * x.nbytes,
+        copied=2 * x.nbytes,
+        op="RegularizedBasicBlock",
+        **{"pass": "forward + backward"},
+        shape=str(shape),
+        type="float32",
+        layout="NCHW",
+    )
