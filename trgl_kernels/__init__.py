@@ -3,6 +3,7 @@
 from . import autograd as _autograd
 from . import extension as _extension
 from . import schema as _schema  # noqa: F401 (defines the operators)
+from .batch_norm_relu import batch_norm_relu
 from .batch_norm_residual_energy import batch_norm_residual_energy
 from .blocks import (
     RegularizedBasicBlock,
@@ -31,6 +32,7 @@ __all__ = [
     "RegularizedBottleneck",
     "RegularizedPreActBlock",
     "RegularizedResidual",
+    "batch_norm_relu",
     "batch_norm_residual_energy",
     "collect_energy",
     "displacement_energy",

@@ -18,6 +18,26 @@ def refusal(invariant: str, received: object, remedy: str) -> ValueError:
     return ValueError(f"{invariant}; received {received}. {remedy}")
 
 
+def check_type(op: str, name: str, tensor: Tensor) -> None:
+    """One of the floating-point types that the operators compute with."""
+    if tensor.dtype not in TYPES:
+        raise refusal(
+            f"{op}: {name} must be float32, float64, bfloat16 or float16",
+            tensor.dtype,
+            "Convert it with .float().",
+        )
+
+
+def check_rank(op: str, name: str, tensor: Tensor) -> None:
+    """Rank 2 or more."""
+    if tensor.dim() < 2:
+        raise refusal(
+            f"{op}: {name} must have a batch and a feature dimension, [N, C, *]",
+            f"shape {tuple(tensor.shape)}",
+            "Add the missing dimension with .unsqueeze().",
+        )
+
+
 def check_pair(
     op: str,
     first: Tensor,  # [N, C, *]
@@ -25,19 +45,9 @@ def check_pair(
     names: tuple[str, str],
 ) -> None:
     """Two floating-point tensors of one shape, one device and rank 2 or more."""
-    for name, tensor in zip(names, (first, second), strict=True):
-        if tensor.dtype not in TYPES:
-            raise refusal(
-                f"{op}: {name} must be float32, float64, bfloat16 or float16",
-                tensor.dtype,
-                "Convert it with .float().",
-            )
-    if first.dim() < 2:
-        raise refusal(
-            f"{op}: {names[0]} must have a batch and a feature dimension, [N, C, *]",
-            f"shape {tuple(first.shape)}",
-            "Add the missing dimension with .unsqueeze().",
-        )
+    check_type(op, names[0], first)
+    check_type(op, names[1], second)
+    check_rank(op, names[0], first)
     if first.shape != second.shape:
         raise refusal(
             f"{op}: {names[0]} and {names[1]} must have the same shape",
@@ -162,9 +172,9 @@ def check_residual_energy(
         scale_dim("residual_energy", x, scale)
 
 
-def check_batch_norm_residual_energy(
+def check_batch_norm(
+    op: str,
     z: Tensor,  # [N, C, *]
-    x: Tensor,  # [N, C, *]
     weight: Tensor | None,  # [C]
     bias: Tensor | None,  # [C]
     running_mean: Tensor | None,  # [C]
@@ -172,14 +182,8 @@ def check_batch_norm_residual_energy(
     training: bool,
     momentum: float,
     eps: float,
-    activation: str,
-    keep: Tensor | None,  # [N]
-    p: float,
 ) -> None:
-    """Arguments of `batch_norm_residual_energy`."""
-    op = "batch_norm_residual_energy"
-    check_pair(op, z, x, ("z", "x"))
-    check_options(op, z, activation, keep, p)
+    """The parameters and statistics that batch normalization may use."""
     channels = z.shape[1]
     vectors = {
         "weight": weight,
@@ -222,6 +226,44 @@ def check_batch_norm_residual_energy(
             "momentum=None is handled by the block, which knows how many batches it has seen.",
         )
     check_eps(op, eps)
+
+
+def check_batch_norm_residual_energy(
+    z: Tensor,  # [N, C, *]
+    x: Tensor,  # [N, C, *]
+    weight: Tensor | None,  # [C]
+    bias: Tensor | None,  # [C]
+    running_mean: Tensor | None,  # [C]
+    running_var: Tensor | None,  # [C]
+    training: bool,
+    momentum: float,
+    eps: float,
+    activation: str,
+    keep: Tensor | None,  # [N]
+    p: float,
+) -> None:
+    """Arguments of `batch_norm_residual_energy`."""
+    op = "batch_norm_residual_energy"
+    check_pair(op, z, x, ("z", "x"))
+    check_options(op, z, activation, keep, p)
+    check_batch_norm(op, z, weight, bias, running_mean, running_var, training, momentum, eps)
+
+
+def check_batch_norm_relu(
+    z: Tensor,  # [N, C, *]
+    weight: Tensor | None,  # [C]
+    bias: Tensor | None,  # [C]
+    running_mean: Tensor | None,  # [C]
+    running_var: Tensor | None,  # [C]
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> None:
+    """Arguments of `batch_norm_relu`."""
+    op = "batch_norm_relu"
+    check_type(op, "z", z)
+    check_rank(op, "z", z)
+    check_batch_norm(op, z, weight, bias, running_mean, running_var, training, momentum, eps)
 
 
 def check_residual_energy_layer_norm(

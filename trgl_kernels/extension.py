@@ -150,6 +150,17 @@ def _simd() -> str | None:
     return str(level().decode())
 
 
+def _operators() -> list[str]:
+    """The names of all operators, without their namespace."""
+    names = torch._C._dispatch_get_all_op_names()
+    return sorted(n.removeprefix("trgl::") for n in names if n.startswith("trgl::"))
+
+
+def _family(operator: str) -> str:
+    """The operator that another belongs to: its backward, or its output computed again."""
+    return operator.removesuffix("_backward").removesuffix("_apply")
+
+
 def _registered(operator: str, key: str) -> str | None:
     """The engine whose kernel the dispatcher holds for a dispatch key, None for the default."""
     kernels: str = torch._C._dispatch_dump(f"trgl::{operator}")
@@ -162,8 +173,8 @@ def _registered(operator: str, key: str) -> str | None:
 def _engine(operator: str, device: str) -> dict[str, Any]:
     """Which engine serves an operator on a device, and why each other engine does not."""
     key = DEVICES[device]
-    forward, backward = _registered(operator, key), _registered(f"{operator}_backward", key)
-    engine = (forward if forward == backward else None) or "reference"
+    engines = {_registered(name, key) for name in _operators() if _family(name) == operator}
+    engine = (engines.pop() if len(engines) == 1 else None) or "reference"
     why_not = {}
     if engine != "compiled":
         why_not["compiled"] = (
@@ -196,11 +207,7 @@ def info() -> dict[str, Any]:
         engine is the one that the dispatcher calls for tensors of that device.
     """
     status = load()
-    names = sorted(
-        name.removeprefix("trgl::")
-        for name in torch._C._dispatch_get_all_op_names()
-        if name.startswith("trgl::") and not name.endswith("_backward")
-    )
+    names = [name for name in _operators() if _family(name) == name]
     return {
         "versions": {
             "trgl": _version("trgl"),

@@ -7,6 +7,7 @@ and e_i = Σ_d |q_id|^p, the residue's gradient is
 
 and everything else is the chain rule through q = keep·scale·r or q = keep·BN(z). Nothing but the
 inputs, the output (for the ReLU's mask) and BN's two vectors is needed: q is computed again.
+`batch_norm_relu` has no shortcut: its mask is that of q, and not even the output is needed.
 """
 
 import torch
@@ -92,42 +93,80 @@ def batch_norm_residual_energy_backward(
     x_dtype: torch.dtype,
     output_mask: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # [N, C, *], [N, C, *], [C], [C]
-    """Gradients with respect to z, x, weight and bias; empty where the mask is False.
-
-    With ẑ = (z − mean)·rstd, g the gradient at BN's output and M = N·S values per channel,
-    ∂L/∂z = γ·rstd·(g − Σg/M − ẑ·Σ(g·ẑ)/M) in training and γ·rstd·g in evaluation.
-    """
+    """Gradients with respect to z, x, weight and bias; empty where the mask is False."""
     with torch.autocast(z.device.type, enabled=False):
-        dtype = mean.dtype
         q = normalized_residue(z, mean, rstd, weight, bias, keep)
         grad_u = grad_sum(grad_y, y, q)
         grad_bn = grad_u
         if grad_energy is not None:
             grad_bn = grad_u + energy_slope(q, grad_energy, p)
         if keep is not None:
-            grad_bn = grad_bn * along(keep, z, 0, dtype)
-        z_hat = normalized_residue(z, mean, rstd, None, None, None)
-        others = [i for i in range(z.dim()) if i != 1]
-        sum_g = grad_bn.sum(others)
-        sum_gz = (grad_bn * z_hat).sum(others)
-        layout = memory_format(z)
-        grad_z, grad_x, grad_weight, grad_bias = (z.new_empty(0) for _ in range(4))
-        if output_mask[0]:
-            inner = grad_bn
-            if training:
-                count = max(z.numel() // max(z.shape[1], 1), 1)
-                inner = inner - along(sum_g / count, z, 1, dtype)
-                inner = inner - z_hat * along(sum_gz / count, z, 1, dtype)
-            slope = rstd if weight is None else rstd * weight.to(dtype)
-            grad_z = (inner * along(slope, z, 1, dtype)).to(z.dtype)
-            grad_z = grad_z.contiguous(memory_format=layout)
+            grad_bn = grad_bn * along(keep, z, 0, mean.dtype)
+        grad_x = z.new_empty(0)
         if output_mask[1]:
-            grad_x = grad_u.to(x_dtype).contiguous(memory_format=layout)
-        if output_mask[2] and weight is not None:
-            grad_weight = sum_gz.to(weight.dtype)
-        if output_mask[3] and bias is not None:
-            grad_bias = sum_g.to(bias.dtype)
+            grad_x = grad_u.to(x_dtype).contiguous(memory_format=memory_format(z))
+        wanted = [output_mask[i] for i in (0, 2, 3)]
+        grad_z, grad_weight, grad_bias = batch_norm_gradients(
+            grad_bn, z, weight, bias, mean, rstd, training, wanted
+        )
         return grad_z, grad_x, grad_weight, grad_bias
+
+
+def batch_norm_gradients(
+    grad: Tensor,  # [N, C, *], at BN's output
+    z: Tensor,  # [N, C, *]
+    weight: Tensor | None,  # [C]
+    bias: Tensor | None,  # [C]
+    mean: Tensor,  # [C]
+    rstd: Tensor,  # [C]
+    training: bool,
+    output_mask: list[bool],
+) -> tuple[Tensor, Tensor, Tensor]:  # [N, C, *], [C], [C]
+    """Gradients of batch normalization with respect to z, weight and bias.
+
+    With ẑ = (z − mean)·rstd, g the gradient at BN's output and M = N·S values per channel,
+    ∂L/∂z = γ·rstd·(g − Σg/M − ẑ·Σ(g·ẑ)/M) in training and γ·rstd·g in evaluation.
+    """
+    dtype = mean.dtype
+    z_hat = normalized_residue(z, mean, rstd, None, None, None)
+    others = [i for i in range(z.dim()) if i != 1]
+    sum_g = grad.sum(others)
+    sum_gz = (grad * z_hat).sum(others)
+    grad_z, grad_weight, grad_bias = (z.new_empty(0) for _ in range(3))
+    if output_mask[0]:
+        inner = grad
+        if training:
+            count = max(z.numel() // max(z.shape[1], 1), 1)
+            inner = inner - along(sum_g / count, z, 1, dtype)
+            inner = inner - z_hat * along(sum_gz / count, z, 1, dtype)
+        slope = rstd if weight is None else rstd * weight.to(dtype)
+        grad_z = (inner * along(slope, z, 1, dtype)).to(z.dtype)
+        grad_z = grad_z.contiguous(memory_format=memory_format(z))
+    if output_mask[1] and weight is not None:
+        grad_weight = sum_gz.to(weight.dtype)
+    if output_mask[2] and bias is not None:
+        grad_bias = sum_g.to(bias.dtype)
+    return grad_z, grad_weight, grad_bias
+
+
+def batch_norm_relu_backward(
+    grad_y: Tensor,  # [N, C, *]
+    z: Tensor,  # [N, C, *]
+    weight: Tensor | None,  # [C]
+    bias: Tensor | None,  # [C]
+    mean: Tensor,  # [C]
+    rstd: Tensor,  # [C]
+    training: bool,
+    output_mask: list[bool],
+) -> tuple[Tensor, Tensor, Tensor]:  # [N, C, *], [C], [C]
+    """Gradients with respect to z, weight and bias; empty where the mask is False.
+
+    The ReLU's mask is that of its input, which is computed again.
+    """
+    with torch.autocast(z.device.type, enabled=False):
+        u = normalized_residue(z, mean, rstd, weight, bias, None)
+        grad = grad_sum(grad_y, u, u)
+        return batch_norm_gradients(grad, z, weight, bias, mean, rstd, training, output_mask)
 
 
 def residual_energy_layer_norm_backward(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .checks import (
+    check_batch_norm_relu,
     check_batch_norm_residual_energy,
     check_exponent,
     check_pair,
@@ -140,6 +141,39 @@ def batch_norm_residual_energy(
         y = y.to(torch.promote_types(z.dtype, x.dtype))
         energy = energy_of(q, p) if with_energy else q.new_empty(0)
         return y.contiguous(memory_format=memory_format(z)), energy, mean, rstd
+
+
+def batch_norm_relu(
+    z: Tensor,  # [N, C, *]
+    weight: Tensor | None,  # [C]
+    bias: Tensor | None,  # [C]
+    running_mean: Tensor | None,  # [C]
+    running_var: Tensor | None,  # [C]
+    *,
+    training: bool,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> tuple[Tensor, Tensor, Tensor]:  # [N, C, *], [C], [C]
+    """y = max(BN(z), 0), with the mean and rstd that BN used."""
+    check_batch_norm_relu(z, weight, bias, running_mean, running_var, training, momentum, eps)
+    with torch.autocast(z.device.type, enabled=False):
+        dtype = accumulation_dtype(z)
+        mean, var = statistics(z, running_mean, running_var, training, momentum, dtype)
+        rstd = (var + eps).rsqrt()
+        return batch_norm_relu_apply(z, weight, bias, mean, rstd), mean, rstd
+
+
+def batch_norm_relu_apply(
+    z: Tensor,  # [N, C, *]
+    weight: Tensor | None,  # [C]
+    bias: Tensor | None,  # [C]
+    mean: Tensor,  # [C]
+    rstd: Tensor,  # [C]
+) -> Tensor:  # [N, C, *]
+    """y = max(γ·(z − mean)·rstd + β, 0): the output again, from what its forward returned."""
+    with torch.autocast(z.device.type, enabled=False):
+        y = normalized_residue(z, mean, rstd, weight, bias, None).relu().to(z.dtype)
+        return y.contiguous(memory_format=memory_format(z))
 
 
 def statistics(

@@ -132,13 +132,6 @@ struct BatchNormResidualEnergy : torch::autograd::Function<BatchNormResidualEner
   }
 };
 
-// Autograd counts the changes of a tensor, to find a saved one that was overwritten.
-void count_change(const OptionalTensor& statistic) {
-  if (statistic && !statistic->is_inference()) {
-    statistic->unsafeGetTensorImpl()->bump_version();
-  }
-}
-
 Outputs batch_norm_residual_energy(
     const Tensor& z,                     // [N, C, *]
     const Tensor& x,                     // [N, C, *]

@@ -65,6 +65,13 @@ inline Tensor undefined_or(const OptionalTensor& t) {
   return t ? *t : Tensor();
 }
 
+// Autograd counts the changes of a tensor, to find a saved one that was overwritten.
+inline void count_change(const OptionalTensor& statistic) {
+  if (statistic && !statistic->is_inference()) {
+    statistic->unsafeGetTensorImpl()->bump_version();
+  }
+}
+
 // Without an activation the gradient of x is the output's, as it is.
 inline bool passes_through(const Tensor& grad_y, bool relu, at::ScalarType x_type) {
   return !relu && grad_y.defined() && grad_y.scalar_type() == x_type;

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from batch_norm import SHAPES, normal_numbers, results, uneven, vectors
 from oracle import (
     FORWARD_MODE_SCRIPTS,
     INTERPRETED,
@@ -11,7 +12,6 @@ from oracle import (
     assert_three_way,
     away_from_kink,
     gradients,
-    leaf,
     relative_error,
     rounded,
     saved_bytes,
@@ -19,10 +19,6 @@ from oracle import (
 from torch import Tensor
 
 from trgl_kernels import batch_norm_residual_energy, reference
-
-SHAPES = [(6, 7), (3, 11, 6), (2, 3, 5, 7), (3, 16, 4, 4), (5, 33, 1, 1), (2, 3, 2, 3, 4)]
-if not INTERPRETED:
-    SHAPES += [(2, 5, 97, 101), (4, 33, 28, 28), (20, 1, 30, 30)]
 
 OPTIONS = {
     "training": {"training": True},
@@ -36,24 +32,14 @@ OPTIONS = {
 
 
 def draw(shape: tuple[int, ...], options: dict) -> tuple[Tensor, Tensor, dict, list[Tensor]]:
-    """Inputs, options and cotangents in float64; means far from 0, so that they matter."""
-    generator = torch.Generator().manual_seed(hash(shape) % 1000)
-
-    def normal(*size: int) -> Tensor:
-        return torch.randn(*size, generator=generator, dtype=torch.float64)
-
-    c = shape[1]
-    drawn = {
-        "weight": normal(c).abs() + 0.2 if options.get("affine", True) else None,
-        "bias": normal(c) if options.get("affine", True) else None,
-        "running_mean": normal(c) if options.get("running", True) else None,
-        "running_var": normal(c).abs() + 0.5 if options.get("running", True) else None,
-    }
+    """Inputs, options and cotangents in float64."""
+    normal = normal_numbers(shape)
+    drawn: dict = vectors(normal, shape[1], options)
     if options.get("keep"):
         drawn["keep"] = (torch.arange(shape[0]) % 3 != 0).double() * 1.5
     given = ("training", "p", "activation")
     drawn |= {k: v for k, v in options.items() if k in given}
-    z = normal(*shape) * (normal(c).abs() + 0.5).reshape(-1, *[1] * (len(shape) - 2)) + 3.0
+    z = uneven(normal, shape)
     copies = {k: v.clone() if isinstance(v, Tensor) else v for k, v in drawn.items()}
     q = batch_norm(z, torch.zeros_like(z), **{**copies, "activation": "none"})[0]
     weights = torch.linspace(-1.0, 2.0, shape[0], dtype=torch.float64)
@@ -74,22 +60,8 @@ def batch_norm(
 
 def run(function, z, x, options, cotangents, dtype, layout):
     """Named outputs, gradients and running statistics of a function at a type and layout."""
-    z, x = leaf(z, dtype, layout), leaf(x, dtype, layout)
-    wide = reference.accumulation_dtype(z)
-    options = {k: v.to(wide, copy=True) if isinstance(v, Tensor) else v for k, v in options.items()}
-    inputs = {"grad_z": z, "grad_x": x}
-    for name in ("weight", "bias"):
-        if options[name] is not None:
-            inputs[f"grad_{name}"] = options[name].requires_grad_()
-    y, energy, *_ = function(z, x, **options)
-    grads = gradients(
-        [y, energy], [cotangents[0].to(dtype), cotangents[1].to(wide)], [*inputs.values()]
-    )
-    found = {"y": y.detach(), "energy": energy.detach(), **dict(zip(inputs, grads, strict=True))}
-    for name in ("running_mean", "running_var"):
-        if options[name] is not None:
-            found[name] = options[name]
-    return found
+    inputs, outputs = {"z": z, "x": x}, ("y", "energy")
+    return results(function, inputs, options, outputs, cotangents, dtype, layout)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

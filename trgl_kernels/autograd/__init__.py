@@ -6,13 +6,19 @@ gradients that autograd wants, and refuses to be differentiated twice.
 
 import torch
 
-from . import batch_norm_residual_energy, residual_energy, residual_energy_layer_norm
+from . import (
+    batch_norm_relu,
+    batch_norm_residual_energy,
+    residual_energy,
+    residual_energy_layer_norm,
+)
 from .twin import DOUBLE_BACKWARD
 
 __all__ = ["DOUBLE_BACKWARD", "TWINS", "register"]
 
 TWINS = {
     "residual_energy": residual_energy.apply,
+    "batch_norm_relu": batch_norm_relu.apply,
     "batch_norm_residual_energy": batch_norm_residual_energy.apply,
     "residual_energy_layer_norm": residual_energy_layer_norm.apply,
 }

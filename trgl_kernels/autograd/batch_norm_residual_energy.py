@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .twin import asked, refuse_double_backward
+from .twin import asked, count_changes, refuse_double_backward
 
 
 class _Function(torch.autograd.Function):
@@ -98,10 +98,7 @@ class _Function(torch.autograd.Function):
 
 def apply(*args: Any) -> Any:
     """The operator with its gradient."""
-    running = args[4:6]
     outputs = _Function.apply(*args)
     if args[6]:
-        for statistic in running:
-            if statistic is not None and not statistic.is_inference():
-                torch.autograd.graph.increment_version(statistic)
+        count_changes(*args[4:6])
     return outputs

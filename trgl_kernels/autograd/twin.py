@@ -19,3 +19,10 @@ def refuse_double_backward(op: str) -> None:
 def asked(gradient: Tensor, wanted: bool) -> Tensor | None:
     """The gradient as autograd takes it: None where it is not wanted."""
     return gradient if wanted else None
+
+
+def count_changes(*statistics: Tensor | None) -> None:
+    """Counts a change of each tensor: autograd finds saved ones that were overwritten."""
+    for statistic in statistics:
+        if statistic is not None and not statistic.is_inference():
+            torch.autograd.graph.increment_version(statistic)

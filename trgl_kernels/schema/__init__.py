@@ -1,5 +1,15 @@
 """The operators as PyTorch knows them, one file each; importing this defines them."""
 
-from . import batch_norm_residual_energy, residual_energy, residual_energy_layer_norm
+from . import (
+    batch_norm_relu,
+    batch_norm_residual_energy,
+    residual_energy,
+    residual_energy_layer_norm,
+)
 
-__all__ = ["batch_norm_residual_energy", "residual_energy", "residual_energy_layer_norm"]
+__all__ = [
+    "batch_norm_relu",
+    "batch_norm_residual_energy",
+    "residual_energy",
+    "residual_energy_layer_norm",
+]

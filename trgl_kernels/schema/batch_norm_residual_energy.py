@@ -6,7 +6,7 @@ from torch import Tensor
 from .. import gradients, reference
 from ..checks import check_batch_norm_residual_energy
 from ..reference import accumulation_dtype
-from .define import define, empty
+from .define import define, empty, empty_vector
 
 
 def _default(
@@ -84,16 +84,11 @@ def _backward_fake(
     x_dtype: torch.dtype,
     output_mask: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    grad_weight, grad_bias = z.new_empty(0), z.new_empty(0)
-    if output_mask[2] and weight is not None:
-        grad_weight = torch.empty_like(weight)
-    if output_mask[3] and bias is not None:
-        grad_bias = torch.empty_like(bias)
     return (
         empty(z, z.dtype, output_mask[0]),
         empty(z, x_dtype, output_mask[1]),
-        grad_weight,
-        grad_bias,
+        empty_vector(z, weight, output_mask[2]),
+        empty_vector(z, bias, output_mask[3]),
     )
 
 

@@ -38,3 +38,14 @@ def empty(
     if not wanted:
         return like.new_empty(0)
     return torch.empty_like(like, dtype=dtype, memory_format=memory_format(like))
+
+
+def empty_vector(
+    z: Tensor,  # [N, C, *]
+    parameter: Tensor | None,  # [C]
+    wanted: bool,
+) -> Tensor:  # [C]
+    """The gradient of a parameter that may be None; of shape (0,) where there is none to give."""
+    if not wanted or parameter is None:
+        return z.new_empty(0)
+    return torch.empty_like(parameter, memory_format=torch.contiguous_format)

@@ -6,7 +6,7 @@ from torch import Tensor
 from .. import gradients, reference
 from ..checks import check_residual_energy
 from ..reference import accumulation_dtype
-from .define import define, empty
+from .define import define, empty, empty_vector
 
 
 def _default(
@@ -50,13 +50,10 @@ def _backward_fake(
     x_dtype: torch.dtype,
     output_mask: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    grad_scale = r.new_empty(0)
-    if output_mask[2] and scale is not None:
-        grad_scale = torch.empty_like(scale, memory_format=torch.contiguous_format)
     return (
         empty(r, x_dtype, output_mask[0]),
         empty(r, r.dtype, output_mask[1]),
-        grad_scale,
+        empty_vector(r, scale, output_mask[2]),
     )
 
 
