@@ -172,6 +172,21 @@ def check_residual_energy(
         scale_dim("residual_energy", x, scale)
 
 
+def check_recovery(
+    y: Tensor | None,  # [N, C, *], only with a ReLU
+    x: Tensor | None,  # [N, C, *], only where y − x stands for the residue
+    output_mask: list[bool],
+) -> None:
+    """What `residual_energy_backward` can do without r."""
+    if x is not None and (y is not None or output_mask[2]):
+        raise refusal(
+            "residual_energy_backward: y − x is the residue only where no ReLU follows, and it "
+            "gives no gradient of scale",
+            "x beside a ReLU's output" if y is not None else "x with a gradient of scale wanted",
+            "Call residual_energy, and autograd calls this operator.",
+        )
+
+
 def check_batch_norm(
     op: str,
     z: Tensor,  # [N, C, *]

@@ -6,14 +6,15 @@ and e_i = Σ_d |q_id|^p, the residue's gradient is
     ∂L/∂q = g_u + ∂L/∂e_i · p |q|^(p-1) sign(q),
 
 and everything else is the chain rule through q = keep·scale·r or q = keep·BN(z). Nothing but the
-inputs, the output (for the ReLU's mask) and BN's two vectors is needed: q is computed again.
+inputs, the output (for the ReLU's mask, or for q = y − x in place of r) and BN's two vectors is
+needed: q is computed again.
 `batch_norm_relu` has no shortcut: its mask is that of q, and not even the output is needed.
 """
 
 import torch
 from torch import Tensor
 
-from .checks import scale_dim
+from .checks import check_recovery, scale_dim
 from .reference import (
     along,
     energy_slope,
@@ -36,11 +37,23 @@ def grad_sum(
     return grad if y is None else torch.where(y <= 0, 0.0, grad)
 
 
+def output(
+    grad: Tensor,  # [N, C, *]
+    dtype: torch.dtype,
+    layout: torch.memory_format,
+    *others: Tensor | None,  # [N, C, *]
+) -> Tensor:  # [N, C, *]
+    """`grad` as an operator returns it: of a type and layout, and in memory of its own."""
+    result = grad.to(dtype).contiguous(memory_format=layout)
+    return result.clone() if any(result is other for other in others) else result
+
+
 def residual_energy_backward(
     grad_y: Tensor | None,  # [N, C, *]
     grad_energy: Tensor | None,  # [N]
     y: Tensor | None,  # [N, C, *], only with a ReLU
-    r: Tensor,  # [N, C, *]
+    r: Tensor,  # [N, C, *]; the output where x is given
+    x: Tensor | None,  # [N, C, *], only where y − x stands for the residue
     scale: Tensor | None,  # [C]
     keep: Tensor | None,  # [N]
     activation: str,
@@ -48,11 +61,15 @@ def residual_energy_backward(
     x_dtype: torch.dtype,
     output_mask: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:  # [N, C, *], [N, C, *], [C]
-    """Gradients with respect to x, r and scale; empty where the mask is False."""
+    """Gradients with respect to x, r and scale; empty where the mask is False.
+
+    With x given, `r` is the output y, and q = keep·scale·r is recovered as y − x.
+    """
+    check_recovery(y, x, output_mask)
     with torch.autocast(r.device.type, enabled=False):
         wide = torch.float64 in (r.dtype, x_dtype)
         dtype = torch.float64 if wide else torch.float32
-        q = residue(r, scale, keep, dtype)
+        q = residue(r, scale, keep, dtype) if x is None else r.to(dtype) - x.to(dtype)
         grad_u = grad_sum(grad_y, y, q)
         grad_q = grad_u
         if grad_energy is not None:
@@ -62,15 +79,14 @@ def residual_energy_backward(
         layout = memory_format(r)
         grad_x, grad_r, grad_scale = (r.new_empty(0) for _ in range(3))
         if output_mask[0]:
-            grad_x = grad_u.to(x_dtype).contiguous(memory_format=layout)
+            grad_x = output(grad_u, x_dtype, layout, grad_y)
         if scale is None:
             if output_mask[1]:
-                grad_r = grad_q.to(r.dtype).contiguous(memory_format=layout)
+                grad_r = output(grad_q, r.dtype, layout, grad_y, grad_x)
             return grad_x, grad_r, grad_scale
         dim = scale_dim("residual_energy", r, scale)
         if output_mask[1]:
-            grad_r = (grad_q * along(scale, r, dim, dtype)).to(r.dtype)
-            grad_r = grad_r.contiguous(memory_format=layout)
+            grad_r = output(grad_q * along(scale, r, dim, dtype), r.dtype, layout, grad_y, grad_x)
         if output_mask[2]:
             others = [i for i in range(r.dim()) if i != dim]
             grad_scale = (grad_q * r.to(dtype)).sum(others).reshape(scale.shape).to(scale.dtype)
@@ -104,7 +120,7 @@ def batch_norm_residual_energy_backward(
             grad_bn = grad_bn * along(keep, z, 0, mean.dtype)
         grad_x = z.new_empty(0)
         if output_mask[1]:
-            grad_x = grad_u.to(x_dtype).contiguous(memory_format=memory_format(z))
+            grad_x = output(grad_u, x_dtype, memory_format(z), grad_y)
         wanted = [output_mask[i] for i in (0, 2, 3)]
         grad_z, grad_weight, grad_bias = batch_norm_gradients(
             grad_bn, z, weight, bias, mean, rstd, training, wanted

@@ -40,5 +40,7 @@ def residual_energy(
 
     Source: TRGL (Karkar et al., NeurIPS 2023), equations 9 and 10.
     """
-    y, energy = torch.ops.trgl.residual_energy.default(x, r, activation, scale, keep, p, True)
+    y, energy = torch.ops.trgl.residual_energy.default(
+        x, r, activation, scale, keep, p, True, False
+    )
     return y, energy

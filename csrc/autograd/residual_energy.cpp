@@ -14,12 +14,14 @@ using Forward = std::tuple<Tensor, Tensor>(
     const OptionalTensor&,
     const OptionalTensor&,
     double,
+    bool,
     bool);
 using Backward = std::tuple<Tensor, Tensor, Tensor>(
     const OptionalTensor&,
     const OptionalTensor&,
     const OptionalTensor&,
     const Tensor&,
+    const OptionalTensor&,
     const OptionalTensor&,
     const OptionalTensor&,
     std::string_view,
@@ -34,11 +36,24 @@ std::tuple<Tensor, Tensor> call(
     const OptionalTensor& scale,
     const OptionalTensor& keep,
     double p,
-    bool with_energy) {
+    bool with_energy,
+    bool recover) {
   static const auto op =
       c10::Dispatcher::singleton().findSchemaOrThrow("trgl::residual_energy", "").typed<Forward>();
   at::AutoDispatchBelowADInplaceOrView below;
-  return op.call(x, r, activation, scale, keep, p, with_energy);
+  return op.call(x, r, activation, scale, keep, p, with_energy, recover);
+}
+
+// Whether q = y − x may stand for keep·scale·r in backward, as the schema's file says.
+bool recoverable(
+    const Tensor& x,
+    const Tensor& r,
+    std::string_view activation,
+    const OptionalTensor& scale,
+    double p) {
+  const auto type = x.scalar_type();
+  return activation == "none" && p == 2.0 && type == r.scalar_type() &&
+         (type == at::kFloat || type == at::kDouble) && !requires_grad(scale);
 }
 
 struct ResidualEnergy : torch::autograd::Function<ResidualEnergy> {
@@ -50,13 +65,16 @@ struct ResidualEnergy : torch::autograd::Function<ResidualEnergy> {
       const OptionalTensor& scale,  // [C]
       const OptionalTensor& keep,   // [N]
       double p,
-      bool with_energy) {
-    auto [y, energy] = call(x, r, activation, scale, keep, p, with_energy);
+      bool with_energy,
+      bool recover) {
+    auto [y, energy] = call(x, r, activation, scale, keep, p, with_energy, recover);
     const bool relu = activation == "relu";
     // r is read for the energy and for scale; behind a ReLU the output has its shape and type
     const bool reads_r = with_energy || scale || !relu || r.scalar_type() != y.scalar_type();
+    const bool recovers = recover && recoverable(x, r, activation, scale, p);
     ctx->save_for_backward(
-        {relu ? y : Tensor(), reads_r ? r : y, undefined_or(scale), undefined_or(keep)});
+        {relu ? y : Tensor(), reads_r && !recovers ? r : y, with_energy && recovers ? x : Tensor(),
+         undefined_or(scale), undefined_or(keep)});
     Inputs inputs;
     inputs.add(x);
     inputs.add(r);
@@ -87,13 +105,14 @@ struct ResidualEnergy : torch::autograd::Function<ResidualEnergy> {
     at::AutoDispatchBelowADInplaceOrView below;
     auto [grad_x, grad_r, grad_scale] = op.call(
         optional(grads[0]), optional(grads[1]), optional(saved[0]), saved[1], optional(saved[2]),
-        optional(saved[3]), relu ? "relu" : "none", ctx->saved_data["p"].toDouble(), x_type,
-        {wants_x && !passes, wants_r, wants_scale});
+        optional(saved[3]), optional(saved[4]), relu ? "relu" : "none",
+        ctx->saved_data["p"].toDouble(), x_type, {wants_x && !passes, wants_r, wants_scale});
     return {
         wants_x ? (passes ? grads[0] : grad_x) : Tensor(),
         wants_r ? grad_r : Tensor(),
         Tensor(),
         wants_scale ? grad_scale : Tensor(),
+        Tensor(),
         Tensor(),
         Tensor(),
         Tensor()};
@@ -107,15 +126,17 @@ std::tuple<Tensor, Tensor> residual_energy(
     const OptionalTensor& scale,  // [C]
     const OptionalTensor& keep,   // [N]
     double p,
-    bool with_energy) {
+    bool with_energy,
+    bool recover) {
   refuse_forward_mode("residual_energy", {x, r, scale});
   const bool recorded =
       c10::GradMode::is_enabled() &&
       (x.requires_grad() || r.requires_grad() || requires_grad(scale) || requires_grad(keep));
   if (!recorded) {
-    return call(x, r, activation, scale, keep, p, with_energy);
+    return call(x, r, activation, scale, keep, p, with_energy, recover);
   }
-  auto outputs = ResidualEnergy::apply(x, r, std::string(activation), scale, keep, p, with_energy);
+  auto outputs =
+      ResidualEnergy::apply(x, r, std::string(activation), scale, keep, p, with_energy, recover);
   return {outputs[0], outputs[1]};
 }
 

@@ -88,7 +88,8 @@ std::tuple<Tensor, Tensor> residual_energy(
     const OptionalTensor& scale,  // [C]
     const OptionalTensor& keep,   // [N]
     double p,
-    bool with_energy) {
+    bool with_energy,
+    bool) {
   check_pair("residual_energy", x, r, "x", "r");
   check_options("residual_energy", x, activation, keep, p);
   const auto format = memory_format(x);

@@ -2,6 +2,8 @@
 //
 //   g = ∂L/∂y where y is not ≤ 0 (everywhere without a ReLU),  ∂L/∂x = g
 //   h = g + ∂L/∂e_i · p |q|^(p-1) sign(q),  ∂L/∂r = keep·scale·h,  ∂L/∂scale_c = Σ keep·r·h
+//
+// Where the output was kept instead of r, q = y − x.
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
@@ -22,7 +24,8 @@ struct Backward {
   const T* grad_y;       // [N, D]
   const A* grad_energy;  // [N]
   const T* y;            // [N, D], only with a ReLU
-  const T* r;            // [N, D]
+  const T* r;            // [N, D]; the output where x is read
+  const T* x;            // [N, D], only where q is recovered
   const A* scale;        // [C]
   const A* keep;         // [N]
   T* grad_x;             // [N, D] or null
@@ -32,7 +35,10 @@ struct Backward {
   const Geometry* geometry;
 };
 
-template <class T, Power P, bool MASKED>
+// What lies between the output and q: nothing, a ReLU, or a subtraction in place of keep·scale·r.
+enum class Way { plain, masked, recovered };
+
+template <class T, Power P, Way WAY>
 struct BackwardKernel {
   using A = Accumulator<T>;
 
@@ -41,7 +47,7 @@ struct BackwardKernel {
   static TRGL_INLINE simd::Vector<A, W> element(
       const Backward<T>& a, int64_t at, int64_t i, const Factor& factor, A keep, A weight) {
     auto grad = simd::load<W>(a.grad_y + at);
-    if constexpr (MASKED) {
+    if constexpr (WAY == Way::masked) {
       grad = simd::mask<A, W>(grad, simd::load<W>(a.y + at));
     }
     if (a.grad_x) {
@@ -49,7 +55,9 @@ struct BackwardKernel {
     }
     const auto r = simd::load<W>(a.r + at);
     const auto f = factor.template at<W>(i);
-    if constexpr (P != Power::none) {
+    if constexpr (WAY == Way::recovered) {
+      grad += weight * simd::slope<P, A, W>(r - simd::load<W>(a.x + at), a.p);
+    } else if constexpr (P != Power::none) {
       grad += weight * simd::slope<P, A, W>(r * f, a.p);
     }
     if (a.grad_r) {
@@ -121,7 +129,8 @@ std::tuple<Tensor, Tensor, Tensor> residual_energy_backward(
     const OptionalTensor& grad_y,       // [N, C, *]
     const OptionalTensor& grad_energy,  // [N]
     const OptionalTensor& y,            // [N, C, *], only with a ReLU
-    const Tensor& r,                    // [N, C, *]
+    const Tensor& r,                    // [N, C, *]; the output where x is given
+    const OptionalTensor& x,            // [N, C, *], only where y − x stands for the residue
     const OptionalTensor& scale,        // [C]
     const OptionalTensor& keep,         // [N]
     std::string_view,
@@ -130,10 +139,18 @@ std::tuple<Tensor, Tensor, Tensor> residual_energy_backward(
     std::array<bool, 3> output_mask) {
   TORCH_CHECK_VALUE(
       (!grad_y || grad_y->sizes() == r.sizes()) && (!y || y->sizes() == r.sizes()) &&
+          (!x || x->sizes() == r.sizes()) &&
           (!grad_energy || grad_energy->sizes() == at::IntArrayRef{r.size(0)}),
-      "residual_energy_backward: grad_y and y must have the shape of r, and grad_energy its batch; "
+      "residual_energy_backward: grad_y, y and x must have the shape of r, and grad_energy its "
+      "batch; "
       "received r of shape ",
       shape_of(r), ". Call residual_energy, and autograd calls this operator.");
+  TORCH_CHECK_VALUE(
+      !x || (!y && !output_mask[2]),
+      "residual_energy_backward: y − x is the residue only where no ReLU follows, and it gives no "
+      "gradient of scale; received ",
+      y ? "x beside a ReLU's output" : "x with a gradient of scale wanted",
+      ". Call residual_energy, and autograd calls this operator.");
   const auto format = memory_format(r);
   const Geometry g(r, format, scale);
   const auto type = c10::promoteTypes(x_type, r.scalar_type());
@@ -141,6 +158,8 @@ std::tuple<Tensor, Tensor, Tensor> residual_energy_backward(
   const Tensor rs = as(r, type, format);
   const Tensor grad = grad_y ? as(*grad_y, type, format) : at::zeros_like(rs);
   const OptionalTensor mask = y ? OptionalTensor(as(*y, type, format)) : std::nullopt;
+  const bool recovers = x && grad_energy;  // without an energy no gradient depends on q
+  const OptionalTensor xs = recovers ? OptionalTensor(as(*x, type, format)) : std::nullopt;
   const OptionalTensor scales = as_vector(scale, sums), keeps = as_vector(keep, sums);
   const OptionalTensor weights = as_vector(grad_energy, sums);
   const auto wanted = [&](bool wants) {
@@ -162,6 +181,7 @@ std::tuple<Tensor, Tensor, Tensor> residual_energy_backward(
         data_or_null<A>(weights),
         data_or_null<T>(mask),
         rs.const_data_ptr<T>(),
+        data_or_null<T>(xs),
         data_or_null<A>(scales),
         data_or_null<A>(keeps),
         output_mask[0] ? grad_x.mutable_data_ptr<T>() : nullptr,
@@ -172,9 +192,13 @@ std::tuple<Tensor, Tensor, Tensor> residual_energy_backward(
     for_power(weights.has_value(), p, [&](auto power) {
       parallel_for(g.batch * g.tiles, g.tile, [&](int64_t first, int64_t last) {
         if (mask) {
-          simd::dispatch<BackwardKernel<T, power(), true>>(&args, first, last);
+          simd::dispatch<BackwardKernel<T, power(), Way::masked>>(&args, first, last);
+        } else if constexpr (power() == Power::none) {
+          simd::dispatch<BackwardKernel<T, power(), Way::plain>>(&args, first, last);
+        } else if (recovers) {
+          simd::dispatch<BackwardKernel<T, power(), Way::recovered>>(&args, first, last);
         } else {
-          simd::dispatch<BackwardKernel<T, power(), false>>(&args, first, last);
+          simd::dispatch<BackwardKernel<T, power(), Way::plain>>(&args, first, last);
         }
       });
     });

@@ -121,8 +121,8 @@ def test_gradcheck(options) -> None:
 
 @READS_GRAD
 @pytest.mark.parametrize("options", ["plain", "scale-keep-relu"])
-@pytest.mark.parametrize("with_energy", [True, False])
-def test_opcheck(options, with_energy) -> None:
+@pytest.mark.parametrize(("with_energy", "recover"), [(True, False), (False, False), (True, True)])
+def test_opcheck(options, with_energy, recover) -> None:
     x, r, options, _ = draw((3, 4, 5, 2), OPTIONS[options])
     args = (
         x.float().requires_grad_(),
@@ -132,6 +132,7 @@ def test_opcheck(options, with_energy) -> None:
         options["keep"].float() if "keep" in options else None,
         2.0,
         with_energy,
+        recover,
     )
     torch.library.opcheck(torch.ops.trgl.residual_energy.default, args)
 
@@ -140,7 +141,7 @@ def test_opcheck(options, with_energy) -> None:
 def test_opcheck_backward(mask) -> None:
     x, r, options, (grad_y, grad_energy) = draw((3, 4, 5, 2), OPTIONS["scale-keep-relu"])
     y, _ = reference.residual_energy(x, r, **options)
-    args = (grad_y, grad_energy, y, r, options["scale"], options["keep"], "relu", 2.0)
+    args = (grad_y, grad_energy, y, r, None, options["scale"], options["keep"], "relu", 2.0)
     args = tuple(a.float() if isinstance(a, Tensor) else a for a in args)
     torch.library.opcheck(
         torch.ops.trgl.residual_energy_backward.default, (*args, torch.float32, mask)
@@ -369,7 +370,9 @@ def test_without_energy_a_relu_saves_its_output_alone() -> None:
 
     def function(x: Tensor) -> list[Tensor]:
         r = branch(x)
-        return [torch.ops.trgl.residual_energy.default(x, r, "relu", None, None, 2.0, False)[0]]
+        return [
+            torch.ops.trgl.residual_energy.default(x, r, "relu", None, None, 2.0, False, False)[0]
+        ]
 
     assert saved_bytes(lambda x, *_: function(x), x, *branch.parameters()) == 0
     (y,) = function(x)

@@ -135,13 +135,15 @@ def residual_energy(case: Case) -> None:
     forward, backward = (
         engine.OPERATORS[f"residual_energy{suffix}"] for suffix in ("", "_backward")
     )
-    _, energy = forward(x, r, case.activation, scale, keep, case.p, True)
+    _, energy = forward(x, r, case.activation, scale, keep, case.p, True, False)
     mask = y if case.activation == "relu" else None
     for with_scale in (True, False):
         backward(
-            y, energy, mask, r, scale, keep, case.activation, case.p, x.dtype,
+            y, energy, mask, r, None, scale, keep, case.activation, case.p, x.dtype,
             [True, True, with_scale],
         )  # fmt: skip
+    if mask is None:
+        backward(y, energy, None, y, x, scale, keep, "none", case.p, x.dtype, [False, True, False])
 
 
 def maps(case: Case) -> Iterator[Tensor]:

@@ -105,15 +105,29 @@ def test_residual_energy_in_parts(
         torch.rand(shape[0]),
         torch.rand(shape[0]),
     )
-    y, energy = torch.ops.trgl.residual_energy.default(x, r, "relu", scale, keep, 2.0, True)
+    y, energy = torch.ops.trgl.residual_energy.default(x, r, "relu", scale, keep, 2.0, True, False)
     options = {"activation": "relu", "scale": scale.double(), "keep": keep.double()}
     assert_close((y, energy), reference.residual_energy(x.double(), r.double(), **options))
-    arguments = (grad_y, grad_energy, y, r, scale, keep, "relu", 2.0)
+    arguments = (grad_y, grad_energy, y, r, None, scale, keep, "relu", 2.0)
     for with_scale in (True, False):
         mask = [True, True, with_scale]
         found = torch.ops.trgl.residual_energy_backward.default(*arguments, torch.float32, mask)
         assert_close(found, residual_energy_backward(*wide(arguments), torch.float64, mask))
     assert kernels.count("column_sums_kernel") == 2
+
+
+@each_layout
+@each_shape
+@pytest.mark.usefixtures("split")
+def test_residual_energy_recovered_in_parts(
+    shape: tuple[int, ...], layout: torch.memory_format
+) -> None:
+    x, y, grad_y = (normal(shape, layout) for _ in range(3))
+    scale, keep, grad_energy = (torch.rand(size) for size in (shape[1], shape[0], shape[0]))
+    arguments = (grad_y, grad_energy, None, y, x, scale, keep, "none", 2.0)
+    mask = [True, True, False]
+    found = torch.ops.trgl.residual_energy_backward.default(*arguments, torch.float32, mask)
+    assert_close(found, residual_energy_backward(*wide(arguments), torch.float64, mask))
 
 
 @each_layout
@@ -185,7 +199,7 @@ def test_small_inputs_need_few_kernels(layout: torch.memory_format, kernels: lis
         x.dtype,
         [True] * 4,
     )
-    torch.ops.trgl.residual_energy.default(x, z, "none", None, None, 2.0, True)
+    torch.ops.trgl.residual_energy.default(x, z, "none", None, None, 2.0, True, False)
     assert kernels == [
         "batch_kernel",
         "forward_kernel",
@@ -233,12 +247,12 @@ def test_split_runs_are_bitwise_equal(layout: torch.memory_format) -> None:
 def test_vectors_may_be_expanded_or_strided() -> None:
     x, r = normal((4, 6, 3, 3)), normal((4, 6, 3, 3))
     keep, scale = torch.rand(8)[::2], torch.rand(12)[::2]
-    y, energy = torch.ops.trgl.residual_energy.default(x, r, "none", scale, keep, 2.0, True)
+    y, energy = torch.ops.trgl.residual_energy.default(x, r, "none", scale, keep, 2.0, True, False)
     expected = reference.residual_energy(x, r, scale=scale, keep=keep)
     assert_close((y, energy), tuple(t.double() for t in expected))
     one = torch.ones(1).expand(4)
     (_, found, _) = torch.ops.trgl.residual_energy_backward.default(
-        None, one, None, r, scale, keep, "none", 2.0, x.dtype, [False, True, False]
+        None, one, None, r, None, scale, keep, "none", 2.0, x.dtype, [False, True, False]
     )
     q = reference.residue(r, scale, keep, torch.float32)
     expected = 2.0 * q * reference.residue(torch.ones_like(r), scale, keep, torch.float32)
@@ -262,7 +276,8 @@ def test_a_relu_lets_the_gradient_of_nan_pass_as_pytorch_does() -> None:
     y = torch.relu(x.requires_grad_())
     (expected,) = torch.autograd.grad(y.sum(), x)
     found, _, _ = torch.ops.trgl.residual_energy_backward.default(
-        torch.ones(1, 4), None, y.detach(), torch.zeros(1, 4), None, None, "relu", 2.0, x.dtype,
+        torch.ones(1, 4), None, y.detach(), torch.zeros(1, 4), None, None, None, "relu", 2.0,
+        x.dtype,
         [True, False, False],
     )  # fmt: skip
     assert torch.equal(found, expected)
@@ -271,7 +286,9 @@ def test_a_relu_lets_the_gradient_of_nan_pass_as_pytorch_does() -> None:
 def test_float64_and_empty_inputs_are_left_to_the_reference(kernels: list[str]) -> None:
     for r in (normal((2, 3, 4, 4)).double(), normal((0, 3, 4, 4)), normal((2, 3, 0, 4))):
         x = torch.randn_like(r)
-        y, energy = torch.ops.trgl.residual_energy.default(x, r, "relu", None, None, 2.0, True)
+        y, energy = torch.ops.trgl.residual_energy.default(
+            x, r, "relu", None, None, 2.0, True, False
+        )
         expected = reference.residual_energy(x, r, activation="relu")
         assert torch.equal(y, expected[0])
         assert torch.equal(energy, expected[1])

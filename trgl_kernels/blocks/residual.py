@@ -50,7 +50,9 @@ class Regularized(nn.Module):
         if not measured and plain and x.shape == r.shape:
             # saves nothing, and a later in-place activation may overwrite it
             return self._report(x, x + r, None, after)
-        y, energy = torch.ops.trgl.residual_energy.default(x, r, name, scale, keep, p, measured)
+        y, energy = torch.ops.trgl.residual_energy.default(
+            x, r, name, scale, keep, p, measured, False
+        )
         return self._report(x, y, energy, after)
 
     def normalize_and_add(

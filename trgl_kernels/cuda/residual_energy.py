@@ -6,6 +6,8 @@
     h = keep·(g + ∂L/∂e_i · p |q|^(p-1) sign(q))            ∂L/∂r = scale·h
                                                             ∂L/∂scale_c = Σ_{n,s} r·h
 
+Where the output was kept instead of r, q = y − x.
+
 Everything is read once and written once. Energies, and the gradient of `scale`, are partial sums
 of one program each, added in a fixed order by a second kernel where there is more than one.
 """
@@ -16,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .. import gradients, launch, reference
-from ..checks import check_residual_energy, scale_dim
+from ..checks import check_recovery, check_residual_energy, scale_dim
 from ..reference import memory_format
 from .runtime import (
     column_sums,
@@ -92,6 +94,7 @@ def forward_kernel(
 
 @triton.jit
 def backward_kernel(
+    x_ptr,  # where it is given, r is y
     grad_y_ptr,
     grad_energy_ptr,
     y_ptr,
@@ -114,6 +117,7 @@ def backward_kernel(
     VECTOR: tl.constexpr,
 ):
     """One chunk of one sample: the gradients of x and r."""
+    RECOVERED: tl.constexpr = x_ptr is not None
     sample, _, first = flat_program(chunks, chunk)
     base = (sample * groups + first) * VECTOR
     column = tl.arange(0, VECTOR)[None, :]
@@ -129,10 +133,14 @@ def backward_kernel(
             if scale_ptr is not None:
                 channel = flat_channel(first, row, column, plane, width, VECTOR, LAST, WRAP)
                 scale = tl.load(scale_ptr + channel, mask, other=0.0).to(tl.float32)
+            if RECOVERED:
+                q -= tl.load(x_ptr + offset, mask, other=0.0).to(tl.float32)
+            elif scale_ptr is not None:
                 q *= scale
             h = residue_gradient(
-                h, q, grad_energy_ptr, keep_ptr, sample, grad_energy_step, keep_step, None, P
-            )
+                h, q, grad_energy_ptr, keep_ptr, sample, grad_energy_step, keep_step, None, P,
+                RECOVERED,
+            )  # fmt: skip
             if scale_ptr is not None:
                 h *= scale
             tl.store(grad_r_ptr + offset, h, mask)
@@ -196,6 +204,7 @@ def forward(
     keep: Tensor | None,  # [N]
     p: float,
     with_energy: bool,
+    _recover: bool,
 ) -> tuple[Tensor, Tensor]:  # [N, C, *], [N]
     """`trgl::residual_energy`."""
     check_residual_energy(x, r, activation, scale, keep, p)
@@ -238,7 +247,8 @@ def backward(
     grad_y: Tensor | None,  # [N, C, *]
     grad_energy: Tensor | None,  # [N]
     y: Tensor | None,  # [N, C, *], only with a ReLU
-    r: Tensor,  # [N, C, *]
+    r: Tensor,  # [N, C, *]; the output where x is given
+    x: Tensor | None,  # [N, C, *], only where y − x stands for the residue
     scale: Tensor | None,  # [C]
     keep: Tensor | None,  # [N]
     activation: str,
@@ -247,16 +257,17 @@ def backward(
     output_mask: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:  # [N, C, *], [N, C, *], [C]
     """`trgl::residual_energy_backward`."""
+    check_recovery(y, x, output_mask)
     layout = memory_format(r)
     dim = None if scale is None else scale_dim("residual_energy", r, scale)
     v = launch.view(r.shape, layout != torch.contiguous_format, dim)
     if not supported(v, r.dtype, x_dtype):
         return gradients.residual_energy_backward(
-            grad_y, grad_energy, y, r, scale, keep, activation, p, x_dtype, output_mask
+            grad_y, grad_energy, y, r, x, scale, keep, activation, p, x_dtype, output_mask
         )
     grad_y = dense(grad_y, layout)
     y = None if grad_y is None else dense(y, layout)
-    r = r.contiguous(memory_format=layout)
+    r, x = r.contiguous(memory_format=layout), dense(x, layout)
     grad_x = torch.empty_like(r, dtype=x_dtype) if output_mask[0] else r.new_empty(0)
     grad_r = torch.empty_like(r) if output_mask[1] else r.new_empty(0)
     arguments = (
@@ -275,7 +286,7 @@ def backward(
         if output_mask[0] or output_mask[1]:
             settings = launch.flat(v, itemsize)
             with on_device(r):
-                run_flat(backward_kernel, v, settings, *arguments, *steps, P=p)
+                run_flat(backward_kernel, v, settings, x, *arguments, *steps, P=p)
         return grad_x, grad_r, r.new_empty(0)
     grad_scale = torch.empty_like(scale, memory_format=torch.contiguous_format)
     shares = launch.by_channel(v, itemsize)

@@ -70,12 +70,25 @@ def sum_gradient(grad_y_ptr, y_ptr, offset, mask):
 
 @triton.jit
 def residue_gradient(
-    g, q, grad_energy_ptr, keep_ptr, sample, grad_energy_step, keep_step, mask, P: tl.constexpr
+    g,
+    q,
+    grad_energy_ptr,
+    keep_ptr,
+    sample,
+    grad_energy_step,
+    keep_step,
+    mask,
+    P: tl.constexpr,
+    KEPT: tl.constexpr = False,
 ):
-    """Gradient at q, which enters the sum as keep·q, from the gradient g at the sum."""
+    """Gradient at q, which enters the sum as keep·q, from the gradient g at the sum.
+
+    KEPT says that the q given is keep·q already.
+    """
     if keep_ptr is not None:
         keep = tl.load(keep_ptr + sample * keep_step, mask).to(tl.float32)
-        q *= keep
+        if not KEPT:
+            q *= keep
     if grad_energy_ptr is not None:
         grad_energy = tl.load(grad_energy_ptr + sample * grad_energy_step, mask).to(tl.float32)
         g += grad_energy * energy_slope(q, P)
