@@ -88,6 +88,7 @@ def make_loaders(recipe: Recipe, images: ImageData, seed: int, device: str = "cp
         y,
         recipe.batch_size,
         shuffle=True,
+        drop_last=recipe.drop_last,
         crop_padding=recipe.crop_padding,
         flip=recipe.flip,
     )

@@ -499,6 +499,18 @@ def test_a_single_last_training_image_joins_the_batch_before() -> None:
     assert [len(y) for _, y in data.Batches(images[:1], labels[:1], 4, shuffle=True)] == [1]
 
 
+def test_drop_last_leaves_other_images_out_each_epoch() -> None:
+    images, labels = pictures(count=10)
+    batches = data.Batches(images, torch.arange(10), 4, shuffle=True, drop_last=True)
+    epochs = [[y.tolist() for _, y in batches] for _ in range(5)]
+    assert len(batches) == 2
+    assert all([len(batch) for batch in epoch] == [4, 4] for epoch in epochs)
+    left_out = {frozenset(range(10)).difference(*epoch) for epoch in epochs}
+    assert len(left_out) > 1
+    assert len(data.Batches(images, labels, 16, drop_last=True)) == 1
+    assert len(data.Batches(images, labels, 5, drop_last=True)) == 2
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -48,6 +48,8 @@ class Batches:
             image in a shuffled (training) loader, it joins the batch before it: a batch norm in a
             head cannot train on one sample.
         shuffle: draw a new order each epoch.
+        drop_last: leave out the last batch of an epoch where it is smaller than the others, and
+            not the only one.
         crop_padding: pad by this many black pixels on each side, then crop at random to the
             original size; 0 leaves the images as they are.
         flip: mirror each image left to right with probability 1/2.
@@ -67,6 +69,7 @@ class Batches:
         batch_size: int,
         *,
         shuffle: bool = False,
+        drop_last: bool = False,
         crop_padding: int = 0,
         flip: bool = False,
         mean: Sequence[float] | None = None,
@@ -96,6 +99,7 @@ class Batches:
             )
         self.batch_size = batch_size
         self.shuffle = shuffle
+        self.drop_last = drop_last
         self.crop_padding = crop_padding
         self.flip = flip
         self.mean = tuple(mean)
@@ -126,6 +130,8 @@ class Batches:
 
     def _bounds(self) -> list[tuple[int, int]]:
         count = len(self._labels)
+        if self.drop_last and count > self.batch_size:
+            count -= count % self.batch_size
         starts = list(range(0, count, self.batch_size))
         if self.shuffle and len(starts) > 1 and count - starts[-1] == 1:
             starts.pop()

@@ -127,6 +127,9 @@ class Recipe:
         least=0,
     )
     batch_size: int = _option("batch size", unit="images", least=1)
+    drop_last: bool = _option(
+        "leave out the last batch of an epoch where it is smaller than the others", default=False
+    )
     optimizer: str = _option("optimizer", default="sgd", choices=("sgd", "adamw"))
     learning_rate: float = _option("learning rate", above=0)
     momentum: float = _option("momentum of SGD", default=0.9, least=0)
