@@ -42,6 +42,7 @@ def test_table_13() -> None:
     assert (recipe.head, recipe.shared_head, recipe.block) == ("linear", True, "pre-activation")
     assert (recipe.learning_rate, recipe.momentum, recipe.weight_decay) == (0.003, 0.9, 1e-4)
     assert (recipe.batch_size, recipe.epochs, recipe.init_gain) == (128, 300, 0.05)
+    assert recipe.drop_last
     assert (recipe.tau, recipe.reduction, recipe.train_size) == (0.005, "mean", 150)
     assert recipes.find("mnist-20x1-post").block == "post-activation"
 
