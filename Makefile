@@ -55,8 +55,8 @@ clean:
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .benchmarks
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
-# editable: Python sources are used where they are, and the stamp is older than any change in csrc
-$(VENV)/built: $(VENV)/torch pyproject.toml setup.py $(CPP)
+# editable: Python sources are used where they are, and the stamp is older than any change in what is compiled
+$(VENV)/built: $(VENV)/torch pyproject.toml setup.py $(CPP) $(wildcard trgl_kernels/schema/*.py)
 	@echo 'Installing trgl and compiling its extension'
 	$(INSTALL) --no-build-isolation --editable .
 	@$(BIN)/python -c 'from trgl_kernels.extension import notice; print(notice() or "Compiled engine: ready")'

@@ -9,6 +9,7 @@ the package installs all the same and runs on its reference.
 import datetime
 import json
 import os
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -176,6 +177,7 @@ class BuildOrExplain(build_ext):
             "torch": str(torch.__version__),
             "compiler": first_line(f"{command} --version"),
             "flags": FLAGS,
+            "schemas": runpy.run_path(str(ROOT / "trgl_kernels" / "extension.py"))["schemas"](),
             "cuda": False,  # CUDA tensors are served by Triton; there are no CUDA sources
             "sources": sources,
         }

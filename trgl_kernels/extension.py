@@ -1,12 +1,14 @@
 """Loads the compiled part, or remembers why not, and says which engine serves which operator.
 
 The build leaves its facts in _C.json beside the library. They are read and compared with the torch
-that runs before anything is loaded: a library built for another torch is never opened, the
-reference runs instead, and `info()` names the reason and the remedy.
+that runs and with the operators as they are defined now, before anything is loaded: a library built
+for another torch or for other operators is never opened (it could end the process), the reference
+runs instead, and `info()` names the reason and the remedy.
 """
 
 import ctypes
 import functools
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -26,6 +28,7 @@ import torch
 DISABLE = "TRGL_KERNELS_DISABLE_EXTENSION"
 LIBRARY = Path(__file__).with_name("_C.so")
 FACTS = Path(__file__).with_name("_C.json")
+SCHEMAS = Path(__file__).with_name("schema")
 DEVICES = {"cpu": "CPU", "cuda": "CUDA"}  # their names and dispatch keys
 
 
@@ -33,14 +36,22 @@ DEVICES = {"cpu": "CPU", "cuda": "CUDA"}  # their names and dispatch keys
 class ExtensionStatus:
     """Whether the compiled part is in use; if not, why, and what to do about it in one line.
 
-    build: the facts that setup.py noted (torch, python, compiler, flags, time, cuda, sources), or
-    None where no library was built.
+    build: the facts that setup.py noted (torch, python, compiler, flags, time, cuda, schemas,
+    sources), or None where no library was built.
     """
 
     loaded: bool
     reason: str | None
     remedy: str | None
     build: dict[str, Any] | None
+
+
+def schemas() -> str:
+    """A fingerprint of the files that define the operators; setup.py notes it as well."""
+    digest = hashlib.sha256()
+    for path in sorted(SCHEMAS.glob("*.py")):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def _distribution() -> importlib.metadata.Distribution | None:
@@ -98,6 +109,8 @@ def load() -> ExtensionStatus:
             f"built for torch {target}, and torch {torch.__version__} is installed",
             build=build,
         )
+    if build.get("schemas") != schemas():
+        return _absent("built for other definitions of the operators than these", build=build)
     if not LIBRARY.exists():
         return _absent(f"{LIBRARY} is missing", build=build)
     try:

@@ -14,7 +14,7 @@ import trgl_kernels
 from trgl_kernels import extension
 
 ROOT = Path(__file__).parents[2]
-FITTING = {"torch": str(torch.__version__), "reason": None}
+FITTING = {"torch": str(torch.__version__), "schemas": extension.schemas(), "reason": None}
 
 
 @pytest.fixture
@@ -39,6 +39,17 @@ def test_a_library_built_for_another_torch_is_not_opened(place):
     assert status.reason == f"built for torch 1.0.0+cu1, and torch {torch.__version__} is installed"
     assert "--no-build-isolation --no-deps" in status.remedy
     assert status.build["torch"] == "1.0.0+cu1"
+
+
+def test_a_library_built_for_other_operators_is_not_opened(place, tmp_path, monkeypatch):
+    status = load_from(place, FITTING | {"schemas": "of an older version"})
+    assert status.reason == "built for other definitions of the operators than these"
+    assert "--no-build-isolation --no-deps" in status.remedy
+    changed = tmp_path / "schema"
+    shutil.copytree(extension.SCHEMAS, changed)
+    (changed / "another.py").write_text("# another operator\n")
+    monkeypatch.setattr(extension, "SCHEMAS", changed)
+    assert load_from(place, FITTING).reason.startswith("built for other definitions")
 
 
 def test_a_library_that_does_not_load(place):
