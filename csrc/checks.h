@@ -84,6 +84,13 @@ inline void check_device(
       tensor.device(), ". Move it with .to().");
 }
 
+// What a normalization adds to the variance.
+inline void check_eps(const char* op, double eps) {
+  TORCH_CHECK_VALUE(
+      std::isfinite(eps) && eps >= 0.0, op, ": eps must be finite and not negative; received ",
+      number(eps), ". PyTorch's default is 1e-5.");
+}
+
 // The options that every operator with a residue shares.
 inline void check_options(
     const char* op,
@@ -159,6 +166,26 @@ inline void check_channel_vector(
   check_device(op, name, *vector, z);
 }
 
+// One floating-point value per feature of a row, of at most the given rank, or nothing.
+inline void check_feature_vector(
+    const char* op,
+    const char* name,
+    const OptionalTensor& vector,  // [C], or with leading dimensions of size 1
+    const Tensor& x,               // [N, *, C]
+    int64_t rank) {
+  if (!vector) {
+    return;
+  }
+  const int64_t features = x.size(-1);
+  TORCH_CHECK_VALUE(
+      vector->dim() >= 1 && vector->dim() <= rank && vector->size(-1) == features &&
+          vector->numel() == features && is_floating(*vector),
+      op, ": ", name, " must hold one floating-point value per feature, (", features,
+      ",); received ", type_of(*vector), " of shape ", shape_of(*vector),
+      ". Features are the last dimension of x.");
+  check_device(op, name, *vector, x);
+}
+
 // The statistics that batch normalization may use.
 inline void check_batch_norm(
     const char* op,
@@ -193,9 +220,26 @@ inline void check_batch_norm(
   TORCH_CHECK_VALUE(
       std::isfinite(momentum), op, ": momentum must be finite; received ", number(momentum),
       ". momentum=None is handled by the block, which knows how many batches it has seen.");
-  TORCH_CHECK_VALUE(
-      std::isfinite(eps) && eps >= 0.0, op, ": eps must be finite and not negative; received ",
-      number(eps), ". PyTorch's default is 1e-5.");
+  check_eps(op, eps);
+}
+
+// Arguments of residual_energy_layer_norm.
+inline void check_residual_energy_layer_norm(
+    const Tensor& x,               // [N, *, C]
+    const Tensor& r,               // [N, *, C]
+    const OptionalTensor& weight,  // [C]
+    const OptionalTensor& bias,    // [C]
+    double eps,
+    const OptionalTensor& scale,  // [C]
+    const OptionalTensor& keep,   // [N]
+    double p) {
+  constexpr const char* op = "residual_energy_layer_norm";
+  check_pair(op, x, r, "x", "r");
+  check_options(op, x, "none", keep, p);
+  check_eps(op, eps);
+  check_feature_vector(op, "weight", weight, x, 1);
+  check_feature_vector(op, "bias", bias, x, 1);
+  check_feature_vector(op, "scale", scale, x, x.dim());  // its leading dimensions may be of size 1
 }
 
 }  // namespace trgl

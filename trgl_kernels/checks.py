@@ -281,6 +281,27 @@ def check_batch_norm_relu(
     check_batch_norm(op, z, weight, bias, running_mean, running_var, training, momentum, eps)
 
 
+def check_feature_vector(
+    op: str,
+    name: str,
+    vector: Tensor | None,  # [C], or with leading dimensions of size 1
+    x: Tensor,  # [N, *, C]
+    rank: int,
+) -> None:
+    """One floating-point value per feature of a row, of at most the given rank, or nothing."""
+    if vector is None:
+        return
+    features = x.shape[-1]
+    fits = vector.shape[-1:] == (features,) and vector.numel() == features and vector.dim() <= rank
+    if not (fits and vector.is_floating_point()):
+        raise refusal(
+            f"{op}: {name} must hold one floating-point value per feature, ({features},)",
+            f"{vector.dtype} of shape {tuple(vector.shape)}",
+            "Features are the last dimension of x.",
+        )
+    check_device(op, name, vector, x)
+
+
 def check_residual_energy_layer_norm(
     x: Tensor,  # [N, *, C]
     r: Tensor,  # [N, *, C]
@@ -296,17 +317,9 @@ def check_residual_energy_layer_norm(
     check_pair(op, x, r, ("x", "r"))
     check_options(op, x, "none", keep, p)
     check_eps(op, eps)
-    features = x.shape[-1]
-    for name, vector in {"weight": weight, "bias": bias, "scale": scale}.items():
-        if vector is None:
-            continue
-        # scale may have leading dimensions of size 1
-        shape = vector.shape[-1:] if name == "scale" else vector.shape
-        fits = shape == (features,) and vector.numel() == features and vector.dim() <= x.dim()
-        if not (fits and vector.is_floating_point()):
-            raise refusal(
-                f"{op}: {name} must hold one floating-point value per feature, ({features},)",
-                f"{vector.dtype} of shape {tuple(vector.shape)}",
-                "Features are the last dimension of x.",
-            )
-        check_device(op, name, vector, x)
+    for name, vector, rank in (
+        ("weight", weight, 1),
+        ("bias", bias, 1),
+        ("scale", scale, x.dim()),  # its leading dimensions may be of size 1
+    ):
+        check_feature_vector(op, name, vector, x, rank)

@@ -226,10 +226,10 @@ def residual_energy_layer_norm_backward(
             grad_r = grad_r * along(keep, y, 0, dtype)
         others = list(range(y.dim() - 1))
         if output_mask[0]:
-            grads[0] = grad_u.to(x_dtype).contiguous()
+            grads[0] = output(grad_u, x_dtype, torch.contiguous_format, grad_y)
         if output_mask[1]:
             grad = grad_r if scale is None else grad_r * along(scale, y, -1, dtype)
-            grads[1] = grad.to(r_dtype).contiguous()
+            grads[1] = output(grad, r_dtype, torch.contiguous_format, grad_y, grads[0])
         if output_mask[2] and weight is not None:
             grads[2] = (grad_affine * y_hat).sum(others).to(weight.dtype)
         if output_mask[3] and bias is not None:

@@ -8,6 +8,7 @@
 
 #include <tuple>
 
+#include "partial_sums.h"
 #include "residual_energy.h"
 
 namespace trgl::cpu {
@@ -116,13 +117,7 @@ std::tuple<Tensor, Tensor> residual_energy(
       });
     });
     if (with_energy && !direct) {
-      for (int64_t n = 0; n < g.batch; ++n) {
-        double total = 0.0;
-        for (int64_t i = 0; i < g.tiles; ++i) {
-          total += args.partial[n * g.tiles + i];
-        }
-        energy.mutable_data_ptr<A>()[n] = static_cast<A>(total);
-      }
+      add_parts(args.partial, g.batch, g.tiles, energy.mutable_data_ptr<A>());
     }
   });
   return {y, energy};

@@ -12,8 +12,8 @@
 
 #include <array>
 #include <tuple>
-#include <vector>
 
+#include "partial_sums.h"
 #include "residual_energy.h"
 
 namespace trgl::cpu {
@@ -112,18 +112,6 @@ struct BackwardKernel {
     }
   }
 };
-
-// Adds up `count` rows of `width` values in their order.
-template <class A>
-void add_rows(const A* rows, int64_t count, int64_t width, A* out) {
-  std::vector<double> total(width, 0.0);
-  for (int64_t i = 0; i < count; ++i) {
-    for (int64_t j = 0; j < width; ++j) {
-      total[j] += rows[i * width + j];
-    }
-  }
-  std::copy(total.begin(), total.end(), out);
-}
 
 std::tuple<Tensor, Tensor, Tensor> residual_energy_backward(
     const OptionalTensor& grad_y,       // [N, C, *]

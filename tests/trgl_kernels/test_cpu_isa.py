@@ -18,6 +18,7 @@ def test_the_op_tests_pass_on_it(isa, engine) -> None:
     command += ["-k", "test_values_and_gradients and contiguous"]
     command += [str(HERE / "test_residual_energy.py")]
     command += [str(HERE / "test_batch_norm_residual_energy.py")]
+    command += [str(HERE / "test_residual_energy_layer_norm.py")]
     environment = {**os.environ, "TRGL_KERNELS_CPU_ISA": isa}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout

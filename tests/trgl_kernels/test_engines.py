@@ -27,6 +27,15 @@ calls = [
     lambda: t.batch_norm_residual_energy(
         x, x, None, None, None, None, training=True, momentum=float("inf")),
     lambda: t.batch_norm_residual_energy(x, x, None, None, None, None, training=True, eps=-1.0),
+    lambda: t.residual_energy_layer_norm(x, x[:1], None, None),
+    lambda: t.residual_energy_layer_norm(x, x, v, None),
+    lambda: t.residual_energy_layer_norm(x, x, None, torch.ones(4).int()),
+    lambda: t.residual_energy_layer_norm(x, x, None, torch.ones(1, 4)),
+    lambda: t.residual_energy_layer_norm(x, x, None, None, scale=torch.ones(4, 1, 1)),
+    lambda: t.residual_energy_layer_norm(x, x, None, None, scale=torch.ones(1, 1, 1, 1, 4)),
+    lambda: t.residual_energy_layer_norm(x, x, None, None, keep=torch.ones(3)),
+    lambda: t.residual_energy_layer_norm(x, x, None, None, p=0.5),
+    lambda: t.residual_energy_layer_norm(x, x, None, None, eps=float("nan")),
 ]
 for call in calls:
     try:
