@@ -1,26 +1,38 @@
-"""What every regularized block does at its end, and the block around any branch."""
+"""What every regularized block does inside and at its end, and the block around any branch."""
 
 import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
 
 from ..checks import ACTIVATIONS, refusal
 from ..collect import current
 from ..displacement_energy import displacement_energy
+from ..ordinary import (
+    autocast_dtype,
+    batch_norm_arguments,
+    drawn,
+    drops_samples,
+    fusible,
+    normalizes_rows,
+    rectifies,
+)
+from ..recompute import batch_norm_relu_convolution, rebuilds
 
 ENERGIES = ("residue", "displacement")
+RECOMPUTE = ("none", "residue", "activation")
 
 
 class Regularized(nn.Module):
     """A residual block that adds its energy to the innermost collector.
 
     `energy` says which: "residue" is ‖r‖², r as it enters the addition; "displacement" is
-    ‖y − shortcut(x)‖², measured after the activation.
+    ‖y − shortcut(x)‖², measured after the activation. `recompute` says what autograd keeps, see
+    `with_recompute`.
     """
 
     energy: str = "residue"
+    recompute: str = "none"
 
     def with_energy(self, energy: str) -> "Regularized":
         """Chooses the energy and returns the block."""
@@ -33,6 +45,63 @@ class Regularized(nn.Module):
         self.energy = energy
         return self
 
+    def with_recompute(self, recompute: str) -> "Regularized":
+        """Chooses what backward computes again instead of keeping it, and returns the block.
+
+        "none" keeps what autograd keeps. "residue" recovers r as y − x where no BN produced it: no
+        activation after the addition, an identity shortcut, p = 2, float32 or float64, no factor
+        per channel that takes a gradient; elsewhere r is kept. Its error is 2·ulp(max(|x|, |y|)),
+        and what follows the block must not overwrite y. "activation" does that, and keeps no input
+        of a convolution behind an ordinary BN and ReLU: it is built again from the BN's input, bit
+        by bit the same. Under torch.compile the partitioner decides what is kept.
+        """
+        if recompute not in RECOMPUTE:
+            raise refusal(
+                f"recompute of a block must be one of {', '.join(RECOMPUTE)}",
+                repr(recompute),
+                "Leave it at 'none' to keep what autograd keeps.",
+            )
+        self.recompute = recompute
+        return self
+
+    def activate(
+        self,
+        bn: nn.Module,
+        relu: nn.Module,
+        z: Tensor,  # [N, C, *]
+    ) -> Tensor:  # [N, C, *]
+        """relu(bn(z)), in one pass where both are ordinary."""
+        if not (fusible(bn) and rectifies(relu)):
+            y: Tensor = relu(bn(z))
+            return y
+        y, _mean, _rstd = torch.ops.trgl.batch_norm_relu.default(z, *batch_norm_arguments(bn, z))
+        return y
+
+    def convolve(
+        self,
+        bn: nn.Module,
+        relu: nn.Module,
+        conv: nn.Module,
+        z: Tensor,  # [N, C, H, W]
+    ) -> Tensor:  # [N, C', H', W']
+        """conv(relu(bn(z))); with recompute="activation" autograd keeps z alone."""
+        rebuilt = self.recompute == "activation" and rebuilds(conv)
+        if rebuilt and fusible(bn) and rectifies(relu):
+            return batch_norm_relu_convolution(z, bn, conv)
+        out: Tensor = conv(self.activate(bn, relu, z))
+        return out
+
+    def drop(
+        self,
+        module: nn.Module | None,
+        r: Tensor,  # [N, C, *]
+    ) -> tuple[Tensor, Tensor | None]:  # [N, C, *], [N]
+        """(r, keep) such that keep·r is what `module` makes of r: DropPath as a factor."""
+        if drops_samples(module):
+            return r, drawn(module, r)
+        assert module is not None
+        return module(r), None
+
     def add(
         self,
         x: Tensor,  # [N, C, *]
@@ -40,18 +109,24 @@ class Regularized(nn.Module):
         activation: str | nn.Module = "none",
         scale: Tensor | None = None,  # [C]
         keep: Tensor | None = None,  # [N]
+        *,
+        held: bool = True,
     ) -> Tensor:  # [N, C, *]
-        """y = act(x + keep·scale·r); its energy goes to the collector, if there is one."""
+        """y = act(x + keep·scale·r); its energy goes to the collector, if there is one.
+
+        `held` says that autograd keeps x and y anyway, for the branch and for what follows, so that
+        r can be recovered from them.
+        """
         name, after = _fused(activation)
-        energies = current()
-        measured = energies is not None and self.energy == "residue"
-        p = 2.0 if energies is None else energies.p
-        plain = name == "none" and scale is None and keep is None
+        measured, p = self._measured()
+        plain = name == "none" and scale is None
         if not measured and plain and x.shape == r.shape:
             # saves nothing, and a later in-place activation may overwrite it
-            return self._report(x, x + r, None, after)
+            q = r if keep is None else r * keep.view(-1, *[1] * (r.dim() - 1))
+            return self._report(x, x + q, None, after)
+        recover = held and after is None and self.recompute != "none"
         y, energy = torch.ops.trgl.residual_energy.default(
-            x, r, name, scale, keep, p, measured, False
+            x, r, name, scale, keep, p, measured, recover
         )
         return self._report(x, y, energy, after)
 
@@ -61,35 +136,60 @@ class Regularized(nn.Module):
         z: Tensor,  # [N, C, *]
         x: Tensor,  # [N, C, *]
         activation: str | nn.Module = "none",
-        keep: Tensor | None = None,  # [N]
+        drop: nn.Module | None = None,
+        *,
+        held: bool = True,
     ) -> Tensor:  # [N, C, *]
-        """y = act(x + keep·bn(z)), in one pass where `bn` is an ordinary BatchNorm."""
-        if not fusible(bn):
-            return self.add(x, bn(z), activation, keep=keep)
-        assert isinstance(bn, nn.modules.batchnorm._BatchNorm)
-        bn._check_input_dim(z)
+        """y = act(x + drop(bn(z))), in one pass where `bn` and `drop` are ordinary."""
+        if not (fusible(bn) and drops_samples(drop)):
+            r, keep = self.drop(drop, bn(z))
+            return self.add(x, r, activation, keep=keep, held=held)
         name, after = _fused(activation)
-        energies = current()
-        measured = energies is not None and self.energy == "residue"
-        p = 2.0 if energies is None else energies.p
-        training, momentum = advance(bn)
-        tracked = not bn.training or bn.track_running_stats
+        measured, p = self._measured()
+        keep = drawn(drop, z)
         y, energy, _mean, _rstd = torch.ops.trgl.batch_norm_residual_energy.default(
             z,
             x,
-            bn.weight,
-            bn.bias,
-            bn.running_mean if tracked else None,
-            bn.running_var if tracked else None,
-            training,
-            momentum,
-            bn.eps,
+            *batch_norm_arguments(bn, z),
             name,
             keep,
             p,
             measured,
         )
         return self._report(x, y, energy, after)
+
+    def add_and_normalize(
+        self,
+        x: Tensor,  # [N, *, C]
+        r: Tensor,  # [N, *, C]
+        norm: nn.Module,
+        scale: Tensor | None = None,  # [C]
+        keep: Tensor | None = None,  # [N]
+    ) -> tuple[Tensor, Tensor]:  # [N, *, C], [N, *, C]
+        """(y, norm(y)) of y = x + keep·scale·r, in one pass where `norm` is an ordinary LayerNorm.
+
+        The residual stream and what enters the next sublayer.
+        """
+        # autocast runs a LayerNorm in float32 on some devices
+        stream = torch.promote_types(x.dtype, r.dtype)
+        cast = autocast_dtype(x) is not None and stream not in (torch.float32, torch.float64)
+        if cast or not normalizes_rows(norm):
+            y = self.add(x, r, scale=scale, keep=keep)
+            return y, norm(y)
+        assert isinstance(norm, nn.LayerNorm)
+        measured, p = self._measured()
+        recover = self.recompute != "none"
+        y, normed, energy, _mean, _rstd = torch.ops.trgl.residual_energy_layer_norm.default(
+            x, r, norm.weight, norm.bias, norm.eps, scale, keep, p, measured, recover
+        )
+        return self._report(x, y, energy, None), normed
+
+    def _measured(self) -> tuple[bool, float]:
+        """Whether an operator is to take the residue's energy, and its exponent."""
+        energies = current()
+        if energies is None:
+            return False, 2.0
+        return self.energy == "residue", energies.p
 
     def _report(
         self,
@@ -113,37 +213,7 @@ def _fused(activation: str | nn.Module) -> tuple[str, nn.Module | None]:
     """The activation as the operators know it, and the module that has to run after them."""
     if isinstance(activation, str):
         return activation, None
-    if type(activation) is nn.ReLU and not customized(activation):
-        return "relu", None
-    return "none", activation
-
-
-def customized(module: nn.Module) -> bool:
-    """Whether calling `module` does something else than the forward of its class."""
-    return bool(
-        "forward" in vars(module)
-        or module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-        or _has_any_global_hook()
-    )
-
-
-def fusible(bn: nn.Module) -> bool:
-    """Whether `bn` is an ordinary BatchNorm, whose call may be replaced by a fused operator."""
-    ordinary = type(bn) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-    return ordinary and not customized(bn)
-
-
-def advance(bn: nn.modules.batchnorm._BatchNorm) -> tuple[bool, float]:
-    """Counts a batch as BatchNorm does; (whether the batch's statistics are used, momentum)."""
-    momentum = 0.0 if bn.momentum is None else bn.momentum
-    if bn.training and bn.track_running_stats and bn.num_batches_tracked is not None:
-        bn.num_batches_tracked.add_(1)
-        if bn.momentum is None:
-            momentum = 1.0 / float(bn.num_batches_tracked)
-    return bn.training or bn.running_mean is None, momentum
+    return ("relu", None) if rectifies(activation) else ("none", activation)
 
 
 class RegularizedResidual(Regularized):
@@ -158,9 +228,11 @@ class RegularizedResidual(Regularized):
         shortcut: what the residue is added to; None is the identity.
         activation: "none" or "relu", after the addition.
         energy: "residue" or "displacement".
+        recompute: "none", "residue" or "activation", see `with_recompute`; the last two are the
+            same here, for the branch runs as it is.
 
     Raises:
-        ValueError: another activation or energy; in forward, shapes that disagree.
+        ValueError: another activation, energy or recompute; in forward, shapes that disagree.
     """
 
     def __init__(
@@ -169,6 +241,7 @@ class RegularizedResidual(Regularized):
         shortcut: nn.Module | None = None,
         activation: str = "none",
         energy: str = "residue",
+        recompute: str = "none",
     ) -> None:
         super().__init__()
         if activation not in ACTIVATIONS:
@@ -180,11 +253,11 @@ class RegularizedResidual(Regularized):
         self.branch = branch
         self.shortcut = shortcut
         self.activation = activation
-        self.with_energy(energy)
+        self.with_energy(energy).with_recompute(recompute)
 
     def forward(
         self,
         x: Tensor,  # [N, C, *]
     ) -> Tensor:  # [N, C', *]
         shortcut = x if self.shortcut is None else self.shortcut(x)
-        return self.add(shortcut, self.branch(x), self.activation)
+        return self.add(shortcut, self.branch(x), self.activation, held=self.shortcut is None)

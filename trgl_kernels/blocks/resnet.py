@@ -26,8 +26,10 @@ class RegularizedBasicBlock(Regularized, resnet.BasicBlock):
         x: Tensor,  # [N, C, H, W]
     ) -> Tensor:  # [N, C', H', W']
         shortcut = x if self.downsample is None else self.downsample(x)
-        z = self.conv2(self.relu(self.bn1(self.conv1(x))))
-        return self.normalize_and_add(self.bn2, z, shortcut, self.relu)
+        z = self.convolve(self.bn1, self.relu, self.conv2, self.conv1(x))
+        return self.normalize_and_add(
+            self.bn2, z, shortcut, self.relu, held=self.downsample is None
+        )
 
 
 class RegularizedBottleneck(Regularized, resnet.Bottleneck):
@@ -53,9 +55,11 @@ class RegularizedBottleneck(Regularized, resnet.Bottleneck):
         x: Tensor,  # [N, C, H, W]
     ) -> Tensor:  # [N, C', H', W']
         shortcut = x if self.downsample is None else self.downsample(x)
-        inner = self.relu(self.bn1(self.conv1(x)))
-        z = self.conv3(self.relu(self.bn2(self.conv2(inner))))
-        return self.normalize_and_add(self.bn3, z, shortcut, self.relu)
+        z = self.convolve(self.bn1, self.relu, self.conv2, self.conv1(x))
+        z = self.convolve(self.bn2, self.relu, self.conv3, z)
+        return self.normalize_and_add(
+            self.bn3, z, shortcut, self.relu, held=self.downsample is None
+        )
 
 
 class RegularizedPreActBlock(Regularized):
@@ -86,6 +90,12 @@ class RegularizedPreActBlock(Regularized):
         self,
         x: Tensor,  # [N, C, H, W]
     ) -> Tensor:  # [N, C', H, W]
-        active = x if self.bn1 is None else self.relu(self.bn1(x))
-        r = self.conv2(self.relu(self.bn2(self.conv1(active))))
-        return self.add(x if self.shortcut is None else self.shortcut(active), r)
+        shortcut = x
+        if self.shortcut is None and self.bn1 is not None:
+            z = self.convolve(self.bn1, self.relu, self.conv1, x)
+        else:  # two convolutions read the activation, which is kept for both
+            active = x if self.bn1 is None else self.activate(self.bn1, self.relu, x)
+            shortcut = x if self.shortcut is None else self.shortcut(active)
+            z = self.conv1(active)
+        r = self.convolve(self.bn2, self.relu, self.conv2, z)
+        return self.add(shortcut, r, held=self.shortcut is None)
