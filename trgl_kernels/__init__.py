@@ -8,8 +8,15 @@ from .batch_norm_residual_energy import batch_norm_residual_energy
 from .blocks import (
     RegularizedBasicBlock,
     RegularizedBottleneck,
+    RegularizedFusedMBConv,
+    RegularizedInvertedResidual,
+    RegularizedMBConv,
+    RegularizedPlain,
     RegularizedPreActBlock,
     RegularizedResidual,
+    RegularizedSwinBlock,
+    RegularizedSwinBlockV2,
+    RegularizedViTBlock,
 )
 from .collect import collect_energy
 from .convert import regularize
@@ -30,8 +37,15 @@ else:
 __all__ = [
     "RegularizedBasicBlock",
     "RegularizedBottleneck",
+    "RegularizedFusedMBConv",
+    "RegularizedInvertedResidual",
+    "RegularizedMBConv",
+    "RegularizedPlain",
     "RegularizedPreActBlock",
     "RegularizedResidual",
+    "RegularizedSwinBlock",
+    "RegularizedSwinBlockV2",
+    "RegularizedViTBlock",
     "batch_norm_relu",
     "batch_norm_residual_energy",
     "collect_energy",

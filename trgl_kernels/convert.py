@@ -3,35 +3,81 @@
 from typing import TypeVar
 
 from torch import nn
-from torchvision.models import resnet
+from torchvision.models import (
+    VGG,
+    efficientnet,
+    mobilenetv2,
+    resnet,
+    swin_transformer,
+    vision_transformer,
+)
 
-from .blocks import Regularized, RegularizedBasicBlock, RegularizedBottleneck
+from .blocks import (
+    Regularized,
+    RegularizedBasicBlock,
+    RegularizedBottleneck,
+    RegularizedFusedMBConv,
+    RegularizedInvertedResidual,
+    RegularizedMBConv,
+    RegularizedPlain,
+    RegularizedSwinBlock,
+    RegularizedSwinBlockV2,
+    RegularizedViTBlock,
+)
+from .blocks.plain import has_plain_layers
+from .blocks.residual import ENERGIES, RECOMPUTE
 from .checks import refusal
 
 # exact types only: a subclass may compute something else
 _TWINS: dict[type[nn.Module], type[Regularized]] = {
     resnet.BasicBlock: RegularizedBasicBlock,
     resnet.Bottleneck: RegularizedBottleneck,
+    mobilenetv2.InvertedResidual: RegularizedInvertedResidual,
+    efficientnet.MBConv: RegularizedMBConv,
+    efficientnet.FusedMBConv: RegularizedFusedMBConv,
+    swin_transformer.SwinTransformerBlock: RegularizedSwinBlock,
+    swin_transformer.SwinTransformerBlockV2: RegularizedSwinBlockV2,
+    vision_transformer.EncoderBlock: RegularizedViTBlock,
 }
 
-RECOMPUTE = ("none",)
-
 M = TypeVar("M", bound=nn.Module)
+
+
+def twin_of(block: nn.Module) -> type[Regularized] | None:
+    """The regularized class of a known residual block; None for anything else."""
+    twin = _TWINS.get(type(block))
+    if twin is not None:
+        # without a shortcut there is no residue
+        return twin if getattr(block, "use_res_connect", True) else None
+    if type(block).__module__.startswith("timm."):
+        from .blocks import timm  # it is there: the block comes from it
+
+        twin = timm.TWINS.get(type(block))
+        return twin if twin is not None and timm.convertible(block) else None
+    return None
 
 
 def regularize(model: M, recompute: str = "none", energy: str = "residue") -> M:
     """Swaps every known residual block of `model`, in place, for its regularized twin.
 
     Modules, parameters, buffers, hooks, state_dict keys and outputs stay as they are; inside
-    `collect_energy()` the blocks report their energies as well. Known are the blocks of
-    torchvision's ResNet, ResNeXt and Wide ResNet. Regularized blocks that are already there only
-    take on `energy`.
+    `collect_energy()` the blocks report their energies as well. Known are the residual blocks of
+
+    - torchvision's ResNet, ResNeXt, Wide ResNet, Swin (V1 and V2), ViT, MobileNetV2, EfficientNet
+      and EfficientNetV2; with energy="displacement" also the layers of its VGG;
+    - timm's ResNets, vision transformer and Swin (V1).
+
+    Left as they are: blocks without a shortcut (MobileNetV2, EfficientNet), timm's ResNet blocks
+    with squeeze-and-excitation, DropBlock or anti-aliasing, subclasses of these blocks, and all
+    else. Regularized blocks that are already there take on `recompute` and `energy`.
 
         model = regularize(torchvision.models.resnet50(weights="DEFAULT"))
 
     Args:
         model: any module; it may be a block itself.
-        recompute: "none" keeps what autograd keeps.
+        recompute: what backward computes again instead of keeping it: "none"; "residue", residues
+            that no BN produced; "activation", these and the normalized activations of ResNets. See
+            `Regularized.with_recompute`.
         energy: "residue", ‖r‖² as r enters the addition, or "displacement",
             ‖y − shortcut(x)‖² after the activation.
 
@@ -41,25 +87,36 @@ def regularize(model: M, recompute: str = "none", energy: str = "residue") -> M:
     Raises:
         ValueError: no known block in the model, or another `recompute` or `energy`.
     """
-    if recompute not in RECOMPUTE:
-        raise refusal(
-            f"regularize: recompute must be one of {', '.join(RECOMPUTE)}",
-            repr(recompute),
-            "Leave it out.",
-        )
+    for name, value, values in (("recompute", recompute, RECOMPUTE), ("energy", energy, ENERGIES)):
+        if value not in values:
+            raise refusal(
+                f"regularize: {name} must be one of {', '.join(values)}",
+                repr(value),
+                "Leave it out for the default.",
+            )
+    rows = [m.get_submodule("features") for m in model.modules() if type(m) is VGG]
+    plain = [features for features in rows if has_plain_layers(features)]
+    for module in model.modules():
+        if isinstance(module, RegularizedPlain):
+            module.with_energy(energy)  # refuses "residue" before anything is changed
+    if energy == "displacement":
+        for features in plain:
+            features.__class__ = RegularizedPlain
     found = 0
     for module in model.modules():
-        twin = _TWINS.get(type(module))
+        twin = twin_of(module)
         if twin is not None:
             # the object stays, and with it its hooks and whatever else refers to it
             module.__class__ = twin
         if isinstance(module, Regularized):
-            module.with_energy(energy)
+            module.with_energy(energy).with_recompute(recompute)
             found += 1
     if not found:
         raise refusal(
             "regularize: the model must have a residual block that is known",
             f"{type(model).__name__} with none",
-            "Build it from trgl_kernels.RegularizedResidual, which takes any branch.",
+            "A VGG has displacements but no residues: use energy='displacement'."
+            if plain
+            else "Build it from trgl_kernels.RegularizedResidual, which takes any branch.",
         )
     return model

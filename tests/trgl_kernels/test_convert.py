@@ -1,10 +1,15 @@
-"""regularize: torchvision's ResNet family, in place, with everything kept."""
+"""regularize: torchvision's models, in place, with everything kept."""
+
+import copy
+import pickle
+from collections.abc import Callable
 
 import pytest
 import torch
 import torchvision
-from torch import nn
-from torchvision.models import resnet
+from oracle import gradients
+from torch import Tensor, nn
+from torchvision.models import efficientnet, resnet, swin_transformer
 
 from trgl_kernels import RegularizedBasicBlock, RegularizedBottleneck, collect_energy, regularize
 from trgl_kernels.blocks import Regularized
@@ -102,11 +107,104 @@ def test_subclasses_with_a_forward_of_their_own_are_left_alone() -> None:
     assert type(model[0]) is Other
 
 
-def test_again_changes_only_the_energy() -> None:
+def test_again_changes_only_the_energy_and_what_is_kept() -> None:
     model = regularize(nn.Sequential(resnet.BasicBlock(4, 4)))
     block = model[0]
-    assert regularize(model, energy="displacement")[0] is block
-    assert block.energy == "displacement"
+    assert (block.energy, block.recompute) == ("residue", "none")
+    assert regularize(model, "activation", "displacement")[0] is block
+    assert (block.energy, block.recompute) == ("displacement", "activation")
+
+
+def efficient(kind: str, drop: float) -> nn.Module:
+    config = getattr(efficientnet, f"{kind}Config")
+    settings = [config(1, 3, 1, 8, 8, 1), config(4, 3, 2, 8, 12, 2)]
+    return torchvision.models.EfficientNet(settings, 0.0, drop, num_classes=5, last_channel=16)
+
+
+def swin(version: str, drop: float) -> nn.Module:
+    options = {"embed_dim": 8, "depths": [2, 1], "num_heads": [1, 2], "num_classes": 5}
+    if version:
+        block, merging = "SwinTransformerBlockV2", "PatchMergingV2"
+        options |= {"block": getattr(swin_transformer, block)}
+        options |= {"downsample_layer": getattr(swin_transformer, merging)}
+    return torchvision.models.SwinTransformer(
+        patch_size=[2, 2], window_size=[4, 4], stochastic_depth_prob=drop, **options
+    )
+
+
+def vit(dropout: float) -> nn.Module:
+    return torchvision.models.VisionTransformer(16, 4, 2, 2, 8, 16, dropout, num_classes=5)
+
+
+def mobile() -> nn.Module:
+    settings = [[1, 8, 1, 1], [4, 8, 2, 2], [4, 16, 2, 1]]
+    return torchvision.models.MobileNetV2(
+        5, inverted_residual_setting=settings, round_nearest=4, dropout=0.0
+    )
+
+
+# a small model of each family, the energies that it reports, and its blocks without a residue
+FAMILIES: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
+    "resnet": (lambda: resnet.ResNet(resnet.BasicBlock, [1, 1, 1, 1], 5), 4, 0),
+    "resnext": (
+        lambda: resnet.ResNet(resnet.Bottleneck, [1] * 4, 5, groups=4, width_per_group=4),
+        4,
+        0,
+    ),
+    "swin": (lambda: swin("", 0.0), 6, 0),
+    "swin-drop": (lambda: swin("", 0.5), 6, 0),
+    "swin-v2-drop": (lambda: swin("V2", 0.5), 6, 0),
+    "vit": (lambda: vit(0.0), 4, 0),
+    "vit-dropout": (lambda: vit(0.1), 4, 0),
+    "mobilenet-v2": (mobile, 2, 3),
+    "efficientnet": (lambda: efficient("MBConv", 0.0), 2, 1),
+    "efficientnet-drop": (lambda: efficient("MBConv", 0.5), 2, 1),
+    "efficientnet-v2-drop": (lambda: efficient("FusedMBConv", 0.5), 2, 1),
+}
+
+
+def run(model: nn.Module, x: Tensor, seed: int) -> list[Tensor]:
+    """Output and gradients, with the draws of dropout and DropPath under a seed."""
+    torch.manual_seed(seed)
+    y = model(x)
+    return [y, *gradients([y], [torch.cos(y.detach())], list(model.parameters()))]
+
+
+@pytest.mark.parametrize("mode", ["none", "residue", "activation"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_outputs_and_gradients_of_every_family(family, mode) -> None:
+    build, terms, _ = FAMILIES[family]
+    plain = build().double()
+    ours = regularize(copy.deepcopy(plain), mode)
+    x = torch.randn(4, 3, 16, 16, dtype=torch.float64)
+    for training in (True, False):
+        expected = run(plain.train(training), x, seed=3)
+        for a, b in zip(run(ours.train(training), x, seed=3), expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-9)
+        with collect_energy() as energies:
+            for a, b in zip(run(ours, x, seed=3), run(plain, x, seed=3), strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-9)
+        assert len(energies) == terms
+    single, x = plain.float(), x.float()
+    torch.testing.assert_close(ours.float()(x), single(x), rtol=1e-4, atol=1e-5)
+    assert list(ours.state_dict()) == list(plain.state_dict())
+    assert all(block.recompute == mode for block in blocks(ours))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_blocks_without_a_residue_are_left(family) -> None:
+    build, _, left = FAMILIES[family]
+    model = regularize(build())
+    kinds = ("InvertedResidual", "MBConv", "FusedMBConv")
+    assert sum(type(module).__name__ in kinds for module in model.modules()) == left
+
+
+@pytest.mark.parametrize("family", ["swin-drop", "vit", "mobilenet-v2", "efficientnet"])
+def test_converted_models_can_be_copied_and_stored(family) -> None:
+    model = regularize(FAMILIES[family][0]()).eval()
+    x = torch.randn(2, 3, 16, 16)
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(other(x), model(x))
 
 
 def test_mistakes_are_explained() -> None:
@@ -114,7 +212,7 @@ def test_mistakes_are_explained() -> None:
         ValueError, match="must have a residual block that is known; received Linear"
     ):
         regularize(nn.Linear(3, 3))
-    with pytest.raises(ValueError, match="recompute must be one of none"):
+    with pytest.raises(ValueError, match="recompute must be one of none, residue, activation"):
         regularize(torchvision.models.resnet18(), recompute="everything")
-    with pytest.raises(ValueError, match="energy of a block must be one of"):
+    with pytest.raises(ValueError, match="energy must be one of residue, displacement"):
         regularize(torchvision.models.resnet18(), energy="module")
