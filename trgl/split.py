@@ -1,6 +1,5 @@
 """A model into modules."""
 
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import pairwise
@@ -11,6 +10,7 @@ from torch import nn
 
 from trgl_kernels import regularize
 from trgl_kernels.blocks import Regularized
+from trgl_kernels.convert import twin_of
 
 from . import heads
 from .body import Body, Unit
@@ -22,6 +22,7 @@ from .network import GreedyModule, GreedyNetwork
 from .undo import undone_on_error
 
 ENERGIES = ("residue", "displacement", "module")
+RECOMPUTE = "activation"
 
 
 def split(
@@ -42,8 +43,9 @@ def split(
     """Splits a model into K modules with a head each, ready for module-wise training.
 
     The layers are taken over, not copied, and known residual blocks are swapped for regularized
-    ones; state_dict keys stay. The model's own classifier is dropped. Sizes of heads come from a
-    dry run that computes nothing.
+    ones; state_dict keys stay. Blocks keep no activation that backward can build again
+    (recompute="activation"), unless `with_recompute` chose otherwise for them. The model's own
+    classifier is dropped. Sizes of heads come from a dry run that computes nothing.
 
     Args:
         model: a torchvision ResNet, ResNeXt or WideResNet, one of `trgl.models`, or any
@@ -221,19 +223,19 @@ def _counts(balance: str | Sequence[int], modules: int, blocks: int) -> list[int
 
 
 def _regularize(model: nn.Module, energy: str | None) -> None:
-    """Swaps known blocks; those regularized already keep their energy, unless one was asked for."""
-    resnet = sys.modules.get("torchvision.models.resnet")
-    blocks = () if resnet is None else (resnet.BasicBlock, resnet.Bottleneck)
-    if not any(isinstance(m, Regularized) or type(m) in blocks for m in model.modules()):
-        return  # no block that is known: the model is taken as it is
-    regular = [layer for layer in model.modules() if isinstance(layer, Regularized)]
-    chosen = [layer.energy for layer in regular]
-    if energy in ("residue", "displacement"):
-        regularize(model, energy=energy)
-        return
-    regularize(model)
-    for layer, choice in zip(regular, chosen, strict=True):
-        layer.with_energy(choice)
+    """Swaps known blocks; those regularized already keep what was chosen for them.
+
+    That is their `recompute`, and their energy unless one was asked for.
+    """
+    asked = energy if energy in ("residue", "displacement") else None
+    for layer in list(model.modules()):
+        if isinstance(layer, Regularized):
+            if asked is not None:
+                layer.with_energy(asked)
+            if "recompute" not in vars(layer):
+                layer.with_recompute(RECOMPUTE)
+        elif twin_of(layer) is not None:
+            regularize(layer, RECOMPUTE, asked or "residue")
 
 
 def _check_names(units: Sequence[Unit]) -> None:

@@ -7,11 +7,14 @@ import torchvision
 from small import CLASSES, SHAPE, differing, state
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+from torchvision.models.swin_transformer import SwinTransformerBlock
+from torchvision.models.vision_transformer import EncoderBlock
 
 import trgl
 from trgl_kernels import (
     RegularizedBasicBlock,
     RegularizedBottleneck,
+    RegularizedPreActBlock,
     RegularizedResidual,
     collect_energy,
 )
@@ -384,6 +387,20 @@ def test_regularized_blocks_keep_their_energy_unless_one_is_asked_for(energy, ex
     assert isinstance(net[2].body.units[0], RegularizedBasicBlock)
 
 
+def test_blocks_keep_nothing_that_can_be_built_again_unless_told_otherwise():
+    blocks = [BasicBlock(4, 4), RegularizedPreActBlock(4, 4), RegularizedBasicBlock(4, 4)]
+    blocks[2].with_recompute("none")
+    net = trgl.split(nn.Sequential(*blocks), 3, (4, 6, 6), 3, "linear")
+    assert [module.body.units[0].recompute for module in net] == ["activation"] * 2 + ["none"]
+
+
+def test_blocks_of_every_known_kind_are_regularized():
+    kinds = [SwinTransformerBlock(4, 1, [2, 2], [1, 1]), EncoderBlock(1, 4, 8, 0.0, 0.0)]
+    for block, shape in zip(kinds, [(4, 4, 4), (9, 4)], strict=True):
+        net = trgl.split(nn.Sequential(block), 1, shape, 3, "linear")
+        assert [module.energy_terms for module in net] == [2]
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -404,6 +421,7 @@ def test_a_split_that_fails_leaves_the_model_as_it_was(options):
     assert type(model[2]) is BasicBlock
     assert [block.energy for block in model[:2]] == ["displacement", "residue"]
     assert "energy" not in vars(model[2])
+    assert all("recompute" not in vars(block) for block in model)
     assert all(module.training for module in model.modules())
     if isinstance(encoder, nn.Module):
         assert encoder.training
