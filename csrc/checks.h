@@ -91,6 +91,13 @@ inline void check_eps(const char* op, double eps) {
       number(eps), ". PyTorch's default is 1e-5.");
 }
 
+// The exponent of the energy.
+inline void check_exponent(const char* op, double p) {
+  TORCH_CHECK_VALUE(
+      std::isfinite(p) && p >= 1.0, op, ": the exponent p must be finite and at least 1; received ",
+      number(p), ". The transport cost of the paper is p = 2.");
+}
+
 // The options that every operator with a residue shares.
 inline void check_options(
     const char* op,
@@ -102,9 +109,7 @@ inline void check_options(
       activation == "none" || activation == "relu", op,
       ": activation must be one of none, relu; received '", activation,
       "'. Apply another activation to the output, with activation='none'.");
-  TORCH_CHECK_VALUE(
-      std::isfinite(p) && p >= 1.0, op, ": the exponent p must be finite and at least 1; received ",
-      number(p), ". The transport cost of the paper is p = 2.");
+  check_exponent(op, p);
   if (!keep) {
     return;
   }

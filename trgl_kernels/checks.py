@@ -172,6 +172,16 @@ def check_residual_energy(
         scale_dim("residual_energy", x, scale)
 
 
+def check_displacement_energy(
+    x: Tensor,  # [N, C, *]
+    y: Tensor,  # [N, C, *]
+    p: float,
+) -> None:
+    """Arguments of `displacement_energy`."""
+    check_pair("displacement_energy", x, y, ("x", "y"))
+    check_exponent("displacement_energy", p)
+
+
 def check_recovery(
     y: Tensor | None,  # [N, C, *], only with a ReLU
     x: Tensor | None,  # [N, C, *], only where y − x stands for the residue

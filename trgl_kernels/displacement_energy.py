@@ -1,8 +1,7 @@
 """`displacement_energy`: how far a layer moved its input."""
 
+import torch
 from torch import Tensor
-
-from . import reference
 
 
 def displacement_energy(
@@ -15,9 +14,13 @@ def displacement_energy(
 
         e_i = Σ_d |y_id − x_id|^p
 
+    The difference is never stored: backward keeps `x` and `y` and takes it again. Differences are
+    taken and added up in float32 (float64 for float64).
+
     Args:
-        x, y: of one shape, [N, C, *], float32, float64, bfloat16 or float16.
-        p: exponent, p ≥ 1.
+        x: the layer's input, [N, C, *], float32, float64, bfloat16 or float16, any layout.
+        y: its output, of the same shape.
+        p: exponent of the energy, p ≥ 1.
 
     Returns:
         The energy, [N], float32 (float64 for float64 inputs).
@@ -27,4 +30,5 @@ def displacement_energy(
 
     Source: TRGL (Karkar et al., NeurIPS 2023), equation 2 and section 4 (VGG).
     """
-    return reference.displacement_energy(x, y, p=p)
+    energy: Tensor = torch.ops.trgl.displacement_energy.default(x, y, p)
+    return energy

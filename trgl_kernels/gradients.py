@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .checks import check_recovery, scale_dim
 from .reference import (
+    accumulation_dtype,
     along,
     energy_slope,
     memory_format,
@@ -253,3 +254,22 @@ def residue_of(
         return y.to(dtype) - x.to(dtype)
     assert r is not None
     return residue(r, scale, keep, dtype, dim=-1)
+
+
+def displacement_energy_backward(
+    grad_energy: Tensor,  # [N]
+    x: Tensor,  # [N, C, *]
+    y: Tensor,  # [N, C, *]
+    p: float,
+    output_mask: list[bool],
+) -> tuple[Tensor, Tensor]:  # [N, C, *], [N, C, *]
+    """Gradients of x and y, each the other's negative; empty where the mask is False."""
+    with torch.autocast(x.device.type, enabled=False):
+        dtype, layout = accumulation_dtype(x, y), memory_format(x)
+        slope = energy_slope(y.to(dtype) - x.to(dtype), grad_energy, p)
+        grad_x, grad_y = x.new_empty(0), x.new_empty(0)
+        if output_mask[0]:
+            grad_x = output(-slope, x.dtype, layout)
+        if output_mask[1]:
+            grad_y = output(slope, y.dtype, layout)
+        return grad_x, grad_y

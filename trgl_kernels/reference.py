@@ -14,8 +14,7 @@ from torch import Tensor
 from .checks import (
     check_batch_norm_relu,
     check_batch_norm_residual_energy,
-    check_exponent,
-    check_pair,
+    check_displacement_energy,
     check_residual_energy,
     check_residual_energy_layer_norm,
     scale_dim,
@@ -271,8 +270,7 @@ def displacement_energy(
     p: float = 2.0,
 ) -> Tensor:  # [N]
     """e_i = Σ_d |y − x|^p."""
-    check_pair("displacement_energy", x, y, ("x", "y"))
-    check_exponent("displacement_energy", p)
+    check_displacement_energy(x, y, p)
     with torch.autocast(x.device.type, enabled=False):
         dtype = accumulation_dtype(x, y)
         return energy_of(y.to(dtype) - x.to(dtype), p)

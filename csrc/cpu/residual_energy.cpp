@@ -49,36 +49,22 @@ struct ForwardKernel {
     constexpr int W = BYTES / sizeof(A);
     const Forward<T>& a = *args;
     const Geometry& g = *a.geometry;
-    for (int64_t unit = first; unit < last; ++unit) {
-      const int64_t n = unit / g.tiles, begin = unit % g.tiles * g.tile;
-      const int64_t end = std::min(begin + g.tile, g.features);
-      const int64_t base = n * g.features;
-      const A keep = a.keep ? a.keep[n] : A(1);
-      simd::Vector<A, W> total{};
-      double rest = 0.0;
-      for_segments(
-          g, a.scale, keep, begin, end,
-          [&](int64_t from, int64_t to, auto factor, int64_t) TRGL_INLINE_LAMBDA {
-            int64_t i = from;
-            while (i + 2 * W <= to) {
-              simd::Vector<A, W> even{}, odd{};
-              for (const int64_t stop = std::min(to, i + kRun); i + 2 * W <= stop; i += 2 * W) {
-                even += element<W>(a, base + i, i - from, factor);
-                odd += element<W>(a, base + i + W, i + W - from, factor);
-              }
-              total += even + odd;
-            }
-            for (; i + W <= to; i += W) {
-              total += element<W>(a, base + i, i - from, factor);
-            }
-            for (; i < to; ++i) {
-              rest += element<1>(a, base + i, i - from, factor)[0];
-            }
-          });
-      if constexpr (P != Power::none) {
-        a.partial[unit] = static_cast<A>(simd::sum<A, W>(total) + rest);
-      }
-    }
+    for_tiles(
+        g, first, last,
+        [&](int64_t unit, int64_t n, int64_t begin, int64_t end) TRGL_INLINE_LAMBDA {
+          const int64_t base = n * g.features;
+          TileSum<A, W> energy;
+          for_segments(
+              g, a.scale, a.keep ? a.keep[n] : A(1), begin, end,
+              [&](int64_t from, int64_t to, auto factor, int64_t) TRGL_INLINE_LAMBDA {
+                energy.add(from, to, [&](auto lanes, int64_t i) TRGL_INLINE_LAMBDA {
+                  return element<lanes()>(a, base + i, i - from, factor);
+                });
+              });
+          if constexpr (P != Power::none) {
+            a.partial[unit] = energy.value();
+          }
+        });
   }
 };
 
@@ -101,9 +87,7 @@ std::tuple<Tensor, Tensor> residual_energy(
   const OptionalTensor scales = as_vector(scale, sums), keeps = as_vector(keep, sums);
   Tensor y = at::empty_like(xs, xs.options(), format);
   Tensor energy = at::empty({with_energy ? g.batch : 0}, x.options().dtype(sums));
-  const bool direct = g.tiles == 1;  // a sample's only partial sum is its energy
-  Tensor partial =
-      direct || !with_energy ? energy : at::empty({g.batch, g.tiles}, energy.options());
+  Tensor partial = partial_energies(energy, g);
   for_type(type, [&](auto t) {
     using T = decltype(t);
     using A = Accumulator<T>;
@@ -116,9 +100,7 @@ std::tuple<Tensor, Tensor> residual_energy(
         simd::dispatch<ForwardKernel<T, power()>>(&args, first, last);
       });
     });
-    if (with_energy && !direct) {
-      add_parts(args.partial, g.batch, g.tiles, energy.mutable_data_ptr<A>());
-    }
+    add_energies<A>(partial, g, energy);
   });
   return {y, energy};
 }

@@ -1,11 +1,14 @@
-// How residual_energy walks a sample on the CPU, forward and backward.
+// How residual_energy and displacement_energy walk a sample on the CPU, forward and backward.
 //
 // A sample is cut into tiles of about 16 Ki elements, whatever the number of threads: a tile is the
 // unit of work, and partial sums are added up in the order of the tiles, so that results do not
 // depend on how threads share them.
 #pragma once
 
+#include <ATen/ops/empty.h>
+
 #include "engine.h"
+#include "partial_sums.h"
 
 namespace trgl::cpu {
 
@@ -45,6 +48,63 @@ struct Geometry {
     tiles = divide_up(features, tile);
   }
 };
+
+// Calls tile(unit, sample, begin, end) for the units [first, last) of work: elements [begin, end)
+// of a sample.
+template <class F>
+TRGL_INLINE void for_tiles(const Geometry& g, int64_t first, int64_t last, const F& tile) {
+  for (int64_t unit = first; unit < last; ++unit) {
+    const int64_t n = unit / g.tiles, begin = unit % g.tiles * g.tile;
+    tile(unit, n, begin, std::min(begin + g.tile, g.features));
+  }
+}
+
+// The sum of a term for each element of a tile, in an order that the shape alone decides.
+template <class A, int W>
+struct TileSum {
+  simd::Vector<A, W> total{};
+  double rest = 0.0;
+
+  // Adds term(lanes, i) of the elements [from, to): `lanes` of them from i on.
+  template <class F>
+  TRGL_INLINE void add(int64_t from, int64_t to, const F& term) {
+    constexpr std::integral_constant<int, W> vector;
+    constexpr std::integral_constant<int, 1> single;
+    int64_t i = from;
+    while (i + 2 * W <= to) {
+      simd::Vector<A, W> even{}, odd{};
+      for (const int64_t stop = std::min(to, i + kRun); i + 2 * W <= stop; i += 2 * W) {
+        even += term(vector, i);
+        odd += term(vector, i + W);
+      }
+      total += even + odd;
+    }
+    for (; i + W <= to; i += W) {
+      total += term(vector, i);
+    }
+    for (; i < to; ++i) {
+      rest += term(single, i)[0];
+    }
+  }
+
+  TRGL_INLINE A value() const {
+    return static_cast<A>(simd::sum<A, W>(total) + rest);
+  }
+};
+
+// Where the tiles leave their shares of the energies: a sample's only share is its energy.
+inline Tensor partial_energies(const Tensor& energy, const Geometry& g) {  // [N] → [N, tiles]
+  const bool direct = g.tiles == 1 || energy.numel() == 0;
+  return direct ? energy : at::empty({g.batch, g.tiles}, energy.options());
+}
+
+// Adds these shares up.
+template <class A>
+void add_energies(const Tensor& partial, const Geometry& g, Tensor& energy) {
+  if (!partial.is_same(energy)) {
+    add_parts(partial.const_data_ptr<A>(), g.batch, g.tiles, energy.mutable_data_ptr<A>());
+  }
+}
 
 // The factor of r: one for a whole segment, or one per lane.
 template <class A>

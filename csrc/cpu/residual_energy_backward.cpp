@@ -71,45 +71,45 @@ struct BackwardKernel {
     constexpr int W = BYTES / sizeof(A);
     const Backward<T>& a = *args;
     const Geometry& g = *a.geometry;
-    for (int64_t unit = first; unit < last; ++unit) {
-      const int64_t n = unit / g.tiles, begin = unit % g.tiles * g.tile;
-      const int64_t end = std::min(begin + g.tile, g.features);
-      const int64_t base = n * g.features;
-      const A keep = a.keep ? a.keep[n] : A(1);
-      const A weight = P == Power::none ? A(0) : a.grad_energy[n];
-      A* sums = a.grad_scale ? a.grad_scale + unit * g.channels : nullptr;
-      if (sums) {
-        std::fill(sums, sums + g.channels, A(0));
-      }
-      for_segments(
-          g, a.scale, keep, begin, end,
-          [&](int64_t from, int64_t to, auto factor, int64_t channel) TRGL_INLINE_LAMBDA {
-            double row = 0.0;
-            const bool lanes = sums && g.kind == Scale::lane;
-            int64_t i = from;
-            while (i + W <= to) {
-              simd::Vector<A, W> total{};
-              for (const int64_t stop = std::min(to, i + kRun); i + W <= stop; i += W) {
-                const auto part = element<W>(a, base + i, i - from, factor, keep, weight);
-                total += part;
-                if (lanes) {
-                  simd::store<W>(sums + i - from, simd::load<W>(sums + i - from) + part);
+    for_tiles(
+        g, first, last,
+        [&](int64_t unit, int64_t n, int64_t begin, int64_t end) TRGL_INLINE_LAMBDA {
+          const int64_t base = n * g.features;
+          const A keep = a.keep ? a.keep[n] : A(1);
+          const A weight = P == Power::none ? A(0) : a.grad_energy[n];
+          A* sums = a.grad_scale ? a.grad_scale + unit * g.channels : nullptr;
+          if (sums) {
+            std::fill(sums, sums + g.channels, A(0));
+          }
+          for_segments(
+              g, a.scale, keep, begin, end,
+              [&](int64_t from, int64_t to, auto factor, int64_t channel) TRGL_INLINE_LAMBDA {
+                double row = 0.0;
+                const bool lanes = sums && g.kind == Scale::lane;
+                int64_t i = from;
+                while (i + W <= to) {
+                  simd::Vector<A, W> total{};
+                  for (const int64_t stop = std::min(to, i + kRun); i + W <= stop; i += W) {
+                    const auto part = element<W>(a, base + i, i - from, factor, keep, weight);
+                    total += part;
+                    if (lanes) {
+                      simd::store<W>(sums + i - from, simd::load<W>(sums + i - from) + part);
+                    }
+                  }
+                  row += simd::sum<A, W>(total);
                 }
-              }
-              row += simd::sum<A, W>(total);
-            }
-            for (; i < to; ++i) {
-              const A part = element<1>(a, base + i, i - from, factor, keep, weight)[0];
-              row += part;
-              if (lanes) {
-                sums[i - from] += part;
-              }
-            }
-            if (sums && g.kind == Scale::row) {
-              sums[channel] += static_cast<A>(row);
-            }
-          });
-    }
+                for (; i < to; ++i) {
+                  const A part = element<1>(a, base + i, i - from, factor, keep, weight)[0];
+                  row += part;
+                  if (lanes) {
+                    sums[i - from] += part;
+                  }
+                }
+                if (sums && g.kind == Scale::row) {
+                  sums[channel] += static_cast<A>(row);
+                }
+              });
+        });
   }
 };
 

@@ -17,6 +17,7 @@ def test_the_op_tests_pass_on_it(isa, engine) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     command += ["-k", "test_values_and_gradients and contiguous"]
     command += [str(HERE / "test_residual_energy.py")]
+    command += [str(HERE / "test_displacement_energy.py")]
     command += [str(HERE / "test_batch_norm_residual_energy.py")]
     command += [str(HERE / "test_residual_energy_layer_norm.py")]
     environment = {**os.environ, "TRGL_KERNELS_CPU_ISA": isa}

@@ -36,6 +36,11 @@ calls = [
     lambda: t.residual_energy_layer_norm(x, x, None, None, keep=torch.ones(3)),
     lambda: t.residual_energy_layer_norm(x, x, None, None, p=0.5),
     lambda: t.residual_energy_layer_norm(x, x, None, None, eps=float("nan")),
+    lambda: t.displacement_energy(x, x[:, :2]),
+    lambda: t.displacement_energy(x, x.int()),
+    lambda: t.displacement_energy(x[0, 0, 0], x[0, 0, 0]),
+    lambda: t.displacement_energy(x, x, p=float("nan")),
+    lambda: t.displacement_energy(x, x.to("meta")),
 ]
 for call in calls:
     try:

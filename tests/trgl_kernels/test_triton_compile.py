@@ -71,6 +71,7 @@ MAPS = {
         "backward_kernel": (2, 1),
     },
     "residual_energy": {"forward_kernel": (2, 1), "backward_with_scale_kernel": (3, 2)},
+    "displacement_energy": {"forward_kernel": (2, 0), "backward_kernel": (2, 2)},
 }
 
 
@@ -146,6 +147,15 @@ def residual_energy(case: Case) -> None:
         backward(y, energy, None, y, x, scale, keep, "none", case.p, x.dtype, [False, True, False])
 
 
+def displacement_energy(case: Case) -> None:
+    x, y, _ = maps(case)
+    forward, backward = (
+        engine.OPERATORS[f"displacement_energy{suffix}"] for suffix in ("", "_backward")
+    )
+    energy = forward(x, y, case.p)
+    backward(energy, x, y, case.p, [True, True])
+
+
 def maps(case: Case) -> Iterator[Tensor]:
     """Residue's side, shortcut and output."""
     for dtype in (*case.dtypes, torch.promote_types(*case.dtypes)):
@@ -200,6 +210,7 @@ def compiled(launch: Launch, sm: int, folder: Path) -> Machine:
 OPERATORS: dict[str, Callable[[Case], None]] = {
     "residual_energy": residual_energy,
     "batch_norm_residual_energy": batch_norm_residual_energy,
+    "displacement_energy": displacement_energy,
 }
 
 
@@ -255,6 +266,7 @@ def test_every_kernel_is_among_the_cases(launches: list[Launch]) -> None:
         tiles,
         statistics,
         engine.residual_energy,
+        engine.displacement_energy,
         engine.batch_norm_residual_energy,
         engine.batch_norm_residual_energy_backward,
     )

@@ -13,7 +13,11 @@ from oracle import INTERPRETED, LAYOUTS, relative_error
 from torch import Tensor
 
 from trgl_kernels import launch, reference
-from trgl_kernels.gradients import batch_norm_residual_energy_backward, residual_energy_backward
+from trgl_kernels.gradients import (
+    batch_norm_residual_energy_backward,
+    displacement_energy_backward,
+    residual_energy_backward,
+)
 
 if not INTERPRETED:
     pytest.skip("only for the Triton engine: TRGL_TEST_ENGINE=triton", allow_module_level=True)
@@ -128,6 +132,21 @@ def test_residual_energy_recovered_in_parts(
     mask = [True, True, False]
     found = torch.ops.trgl.residual_energy_backward.default(*arguments, torch.float32, mask)
     assert_close(found, residual_energy_backward(*wide(arguments), torch.float64, mask))
+
+
+@each_layout
+@each_shape
+def test_displacement_energy_in_parts(
+    shape: tuple[int, ...], layout: torch.memory_format, split: None, kernels: list[str]
+) -> None:
+    x, y, grad_energy = normal(shape, layout), normal(shape, layout), torch.rand(shape[0])
+    energy = torch.ops.trgl.displacement_energy.default(x, y, 2.0)
+    assert_close((energy,), (reference.displacement_energy(x.double(), y.double()),))
+    for mask in ([True, True], [True, False], [False, True]):
+        found = torch.ops.trgl.displacement_energy_backward.default(grad_energy, x, y, 2.0, mask)
+        exact = displacement_energy_backward(*wide((grad_energy, x, y, 2.0)), mask)
+        assert_close(found, exact)
+    assert kernels == ["forward_kernel", "column_sums_kernel", *["backward_kernel"] * 3]
 
 
 @each_layout

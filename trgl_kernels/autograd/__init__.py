@@ -9,6 +9,7 @@ import torch
 from . import (
     batch_norm_relu,
     batch_norm_residual_energy,
+    displacement_energy,
     residual_energy,
     residual_energy_layer_norm,
 )
@@ -21,6 +22,7 @@ TWINS = {
     "batch_norm_relu": batch_norm_relu.apply,
     "batch_norm_residual_energy": batch_norm_residual_energy.apply,
     "residual_energy_layer_norm": residual_energy_layer_norm.apply,
+    "displacement_energy": displacement_energy.apply,
 }
 
 

@@ -10,6 +10,7 @@ import torch
 from . import (
     batch_norm_residual_energy,
     batch_norm_residual_energy_backward,
+    displacement_energy,
     residual_energy,
 )
 
@@ -18,6 +19,8 @@ OPERATORS = {
     "residual_energy_backward": residual_energy.backward,
     "batch_norm_residual_energy": batch_norm_residual_energy.forward,
     "batch_norm_residual_energy_backward": batch_norm_residual_energy_backward.backward,
+    "displacement_energy": displacement_energy.forward,
+    "displacement_energy_backward": displacement_energy.backward,
 }
 
 libraries: list[torch.library.Library] = []  # a registration lives as long as its library

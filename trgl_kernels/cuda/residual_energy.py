@@ -23,6 +23,7 @@ from ..reference import memory_format
 from .runtime import (
     column_sums,
     dense,
+    energy_parts,
     on_device,
     run_by_channel,
     run_flat,
@@ -219,9 +220,7 @@ def forward(
     y = torch.empty_like(x, dtype=torch.promote_types(x.dtype, r.dtype))
     settings = launch.flat(v, y.element_size())
     energy = x.new_empty(v.samples if with_energy else 0, dtype=torch.float32)
-    parts = energy
-    if with_energy and settings.chunks > 1:
-        parts = x.new_empty((settings.chunks, v.samples), dtype=torch.float32)
+    parts = energy_parts(energy, settings)
     with on_device(x):
         run_flat(
             forward_kernel,

@@ -96,6 +96,16 @@ def run_by_channel(
     )
 
 
+def energy_parts(
+    energy: Tensor,  # [N], or empty where no energy is wanted
+    settings: launch.FlatLaunch,
+) -> Tensor:  # [chunks, N]
+    """Where programs leave their shares of the energies: a sample's only share is its energy."""
+    if settings.chunks == 1 or energy.numel() == 0:
+        return energy
+    return energy.new_empty((settings.chunks, energy.numel()))
+
+
 def column_sums(
     first: Tensor,  # [R, W]
     first_sum: Tensor,  # [W]
