@@ -48,6 +48,21 @@ inline std::string number(double value) {
   return printed.find_first_of(".en") == std::string::npos ? printed + ".0" : printed;
 }
 
+// One of the floating-point types that the operators compute with.
+inline void check_type(const char* op, const char* name, const Tensor& t) {
+  TORCH_CHECK_VALUE(
+      is_supported(t), op, ": ", name, " must be float32, float64, bfloat16 or float16; received ",
+      type_of(t), ". Convert it with .float().");
+}
+
+// Rank 2 or more.
+inline void check_rank(const char* op, const char* name, const Tensor& t) {
+  TORCH_CHECK_VALUE(
+      t.dim() >= 2, op, ": ", name,
+      " must have a batch and a feature dimension, [N, C, *]; received shape ", shape_of(t),
+      ". Add the missing dimension with .unsqueeze().");
+}
+
 // Two floating-point tensors of one shape, one device and rank 2 or more.
 inline void check_pair(
     const char* op,
@@ -55,16 +70,9 @@ inline void check_pair(
     const Tensor& second,  // [N, C, *]
     const char* first_name,
     const char* second_name) {
-  for (const auto& [name, t] : {std::pair{first_name, &first}, std::pair{second_name, &second}}) {
-    TORCH_CHECK_VALUE(
-        is_supported(*t), op, ": ", name,
-        " must be float32, float64, bfloat16 or float16; received ", type_of(*t),
-        ". Convert it with .float().");
-  }
-  TORCH_CHECK_VALUE(
-      first.dim() >= 2, op, ": ", first_name,
-      " must have a batch and a feature dimension, [N, C, *]; received shape ", shape_of(first),
-      ". Add the missing dimension with .unsqueeze().");
+  check_type(op, first_name, first);
+  check_type(op, second_name, second);
+  check_rank(op, first_name, first);
   TORCH_CHECK_VALUE(
       first.sizes() == second.sizes(), op, ": ", first_name, " and ", second_name,
       " must have the same shape; received ", shape_of(first), " and ", shape_of(second),

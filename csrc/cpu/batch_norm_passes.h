@@ -1,4 +1,5 @@
-// What the passes of batch_norm_residual_energy share: arguments, statistics, the gradient.
+// What the passes of the operators with batch normalization share: arguments, statistics, the
+// gradient.
 #pragma once
 
 #include <cmath>
@@ -82,13 +83,34 @@ void finish_statistics(const Forward<T>& a, int64_t c, const Moments& moments) {
   }
 }
 
+// What batch normalization with a ReLU and nothing else reads and writes.
+template <class T, class A = Accumulator<T>>
+struct Rectified {
+  const T* z;       // [N, C, S] or [N, S, C]
+  T* y;             // the same
+  const A* weight;  // [C] or null
+  const A* bias;    // [C] or null
+  const A* mean;    // [C]
+  const A* rstd;    // [C]
+};
+
+// γ·(z − μ)·rstd + β with slope = γ·rstd. Forward and backward must agree on its sign to the last
+// bit: this is the one place where it is computed, with the same roundings in both.
+template <class V, class S>
+TRGL_INLINE V normalized(V centred, S slope, S bias) {
+  return centred * slope + bias;
+}
+
+// Where the mask of the ReLU comes from: there is none, its output, or its input computed again.
+enum class Mask { none, output, again };
+
 template <class T, class A = Accumulator<T>>
 struct Backward {
   const T* grad_y;       // [N, C, S] or [N, S, C]
   const T* grad_u;       // what the second pass reads: grad_x where it was written, else grad_y
   const A* grad_energy;  // [N] or null
   const T* z;            // as grad_y
-  const T* y;            // as grad_y, only with a ReLU
+  const T* y;            // as grad_y, only with Mask::output
   const A* weight;       // [C] or null
   const A* bias;         // [C] or null
   const A* mean;         // [C]
@@ -100,6 +122,7 @@ struct Backward {
   A* mean_g;             // [C], Σg / M, 0 in evaluation
   A* mean_gz;            // [C], Σg·ẑ / M, 0 in evaluation
   A p;
+  bool at_once;  // evaluation with Mask::again: the first pass writes grad_z
 };
 
 // What the gradient needs of a channel; V is a value, or a vector of channels.
@@ -129,11 +152,21 @@ struct Sample {
 };
 
 // g = ∂L/∂BN(z) and ẑ at one place; the first pass also writes the gradient of x.
-template <Power P, bool MASKED, bool FIRST, int W, class T, class C, class A = Accumulator<T>>
+template <Power P, Mask MASK, bool FIRST, int W, class T, class C, class A = Accumulator<T>>
 TRGL_INLINE std::pair<simd::Vector<A, W>, simd::Vector<A, W>> gradient(
     const Backward<T>& a, const T* grad, int64_t at, const C& channel, const Sample<A>& sample) {
   auto g = simd::load<W>(grad + at);
-  if constexpr (MASKED) {
+  if constexpr (MASK == Mask::again) {
+    const simd::Vector<A, W> centred = simd::load<W>(a.z + at) - channel.mean;
+    g = simd::mask<A, W>(g, normalized(centred, channel.slope, channel.bias));
+    if constexpr (FIRST) {
+      if (a.at_once) {
+        simd::store<W>(a.grad_z + at, g * channel.slope);
+      }
+    }
+    return {g, centred * channel.rstd};
+  }
+  if constexpr (MASK == Mask::output) {
     g = simd::mask<A, W>(g, simd::load<W>(a.y + at));
   }
   if constexpr (FIRST) {

@@ -1,4 +1,4 @@
-// The passes of batch_norm_residual_energy over planes: [N, C, S] with S contiguous.
+// The passes of the operators with batch normalization over planes: [N, C, S] with S contiguous.
 //
 // The work of one channel is cut into blocks of about 4 Ki elements: some whole planes, or a piece
 // of one. A block is small enough to stay in the cache between the two readings of its statistics.
@@ -145,8 +145,40 @@ struct PlaneApply {
   }
 };
 
+// max(BN(z), 0) on planes [first, last), numbered channel by channel, or as they lie in memory.
+template <class T, bool IN_MEMORY>
+struct PlaneRectify {
+  using A = Accumulator<T>;
+
+  template <int W>
+  static TRGL_INLINE void element(const Rectified<T>& a, int64_t at, A mean, A slope, A bias) {
+    const simd::Vector<A, W> centred = simd::load<W>(a.z + at) - mean;
+    simd::store<W>(a.y + at, simd::at_least<A, W>(normalized(centred, slope, bias), A(0)));
+  }
+
+  template <int BYTES>
+  static TRGL_INLINE void run(
+      const Rectified<T>* a, const Planes* planes, int64_t first, int64_t last) {
+    constexpr int W = BYTES / sizeof(A);
+    for (int64_t unit = first; unit < last; ++unit) {
+      const int64_t c = IN_MEMORY ? unit % planes->channels : unit / planes->batch;
+      const int64_t n = IN_MEMORY ? unit / planes->channels : unit % planes->batch;
+      const A mean = a->mean[c], bias = a->bias ? a->bias[c] : A(0);
+      const A slope = a->weight ? a->rstd[c] * a->weight[c] : a->rstd[c];
+      const int64_t base = planes->at(n, c);
+      int64_t i = 0;
+      for (; i + W <= planes->size; i += W) {
+        element<W>(*a, base + i, mean, slope, bias);
+      }
+      for (; i < planes->size; ++i) {
+        element<1>(*a, base + i, mean, slope, bias);
+      }
+    }
+  }
+};
+
 // Σg and Σg·ẑ of blocks [first, last), and the gradient of x.
-template <class T, Power P, bool MASKED>
+template <class T, Power P, Mask MASK>
 struct PlaneReduce {
   using A = Accumulator<T>;
 
@@ -169,7 +201,7 @@ struct PlaneReduce {
           const int64_t begin = i;
           for (const int64_t stop = std::min(b.i1, i + kRun); i + W <= stop; i += W) {
             const auto [g, z_hat] =
-                gradient<P, MASKED, true, W>(*a, a->grad_y, base + i, channel, sample);
+                gradient<P, MASK, true, W>(*a, a->grad_y, base + i, channel, sample);
             sum_g += g;
             sum_gz += g * z_hat;
           }
@@ -183,7 +215,7 @@ struct PlaneReduce {
         }
         for (; i < b.i1; ++i) {
           const auto [g, z_hat] =
-              gradient<P, MASKED, true, 1>(*a, a->grad_y, base + i, channel, sample);
+              gradient<P, MASK, true, 1>(*a, a->grad_y, base + i, channel, sample);
           total.g += g[0];
           total.gz += g[0] * z_hat[0];
         }
@@ -196,14 +228,14 @@ struct PlaneReduce {
 };
 
 // The gradient of z on planes [first, last), numbered channel by channel.
-template <class T, Power P, bool MASKED>
+template <class T, Power P, Mask MASK>
 struct PlaneGradient {
   using A = Accumulator<T>;
 
   template <int W>
   static TRGL_INLINE void element(
       const Backward<T>& a, int64_t at, const Channel<A>& channel, const Sample<A>& sample) {
-    const auto [g, z_hat] = gradient<P, MASKED, false, W>(a, a.grad_u, at, channel, sample);
+    const auto [g, z_hat] = gradient<P, MASK, false, W>(a, a.grad_u, at, channel, sample);
     simd::store<W>(a.grad_z + at, (g - channel.mean_g - z_hat * channel.mean_gz) * channel.slope);
   }
 

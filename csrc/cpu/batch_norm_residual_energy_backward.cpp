@@ -1,10 +1,8 @@
-// The gradient of batch_norm_residual_energy on the CPU, with ẑ = (z − μ)·rstd and M values per
-// channel:
+// The gradient of batch_norm_residual_energy on the CPU: at BN's output it is
 //
-//   g = keep·(∂L/∂u + ∂L/∂e_i · p |q|^(p-1) sign(q)),  ∂L/∂γ = Σ g·ẑ,  ∂L/∂β = Σ g
-//   ∂L/∂z = γ·rstd·(g − Σg/M − ẑ·Σ(g·ẑ)/M) in training, γ·rstd·g in evaluation
+//   g = keep·(∂L/∂u + ∂L/∂e_i · p |q|^(p-1) sign(q))
 //
-// Two passes over planes or over rows: the sums, and the gradient of x; the gradient of z.
+// and the rest is in batch_norm_backward.h. The pass for the sums also writes the gradient of x.
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
@@ -15,80 +13,12 @@
 #include <tuple>
 #include <vector>
 
-#include "batch_norm_planes.h"
-#include "batch_norm_rows.h"
+#include "batch_norm_backward.h"
 
 namespace trgl::cpu {
 namespace {
 
 using namespace batch_norm;
-
-// Channel c's Σg and Σg·ẑ become the gradients of β and γ, and the means that z's gradient needs.
-template <class T, class A = Accumulator<T>>
-void finish_sums(
-    const Backward<T>& a, int64_t c, const Sums& sums, double count, A* grad_weight, A* grad_bias) {
-  if (grad_weight) {
-    grad_weight[c] = static_cast<A>(sums.gz);
-  }
-  if (grad_bias) {
-    grad_bias[c] = static_cast<A>(sums.g);
-  }
-  a.mean_g[c] = count == 0.0 ? A(0) : static_cast<A>(sums.g / count);
-  a.mean_gz[c] = count == 0.0 ? A(0) : static_cast<A>(sums.gz / count);
-}
-
-template <class T, Power P, bool MASKED, class Finish>
-void backward(const Backward<T>& a, const Planes& planes, bool again, const Finish& finish) {
-  const auto reduce = [&](int64_t first, int64_t last) {
-    simd::dispatch<PlaneReduce<T, P, MASKED>>(&a, &planes, first, last);
-  };
-  const auto between = [&](int64_t first, int64_t last) {
-    for (int64_t c = first; c < last; ++c) {
-      Sums sums;
-      for (int64_t b = 0; b < planes.blocks; ++b) {
-        sums.g += a.blocks[c * planes.blocks + b].g;
-        sums.gz += a.blocks[c * planes.blocks + b].gz;
-      }
-      finish(c, sums);
-    }
-  };
-  in_two_passes(planes, reduce, between, [&](int64_t first, int64_t last) {
-    if (!a.grad_z) {
-      return;
-    }
-    if (again) {
-      simd::dispatch<PlaneGradient<T, P, MASKED>>(&a, &planes, first, last);
-    } else {
-      simd::dispatch<PlaneGradient<T, P, false>>(&a, &planes, first, last);
-    }
-  });
-}
-
-template <class T, Power P, bool MASKED, class Finish>
-void backward(const Backward<T>& a, const Rows& rows, bool again, const Finish& finish) {
-  const int64_t channels = rows.channels;
-  parallel_for(rows.blocks, rows.height * channels, [&](int64_t first, int64_t last) {
-    simd::dispatch<RowReduce<T, P, MASKED>>(&a, &rows, first, last);
-  });
-  for (int64_t c = 0; c < channels; ++c) {
-    Sums sums;
-    for (int64_t b = 0; b < rows.blocks; ++b) {
-      sums.g += a.blocks[b * channels + c].g;
-      sums.gz += a.blocks[b * channels + c].gz;
-    }
-    finish(c, sums);
-  }
-  if (!a.grad_z) {
-    return;
-  }
-  parallel_for(rows.rows, channels, [&](int64_t first, int64_t last) {
-    if (again) {
-      simd::dispatch<RowGradient<T, P, MASKED>>(&a, &rows, first, last);
-    } else {
-      simd::dispatch<RowGradient<T, P, false>>(&a, &rows, first, last);
-    }
-  });
-}
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_residual_energy_backward(
     const OptionalTensor& grad_y,       // [N, C, *]
@@ -116,8 +46,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_residual_energy_backward(
   const auto type = c10::promoteTypes(z.scalar_type(), x_type);
   const auto sums = accumulator_type(type);
   const auto options = z.options().dtype(sums);
-  const int64_t n = z.size(0), c = z.size(1);
-  const int64_t s = n * c == 0 ? 0 : z.numel() / (n * c);
+  const int64_t c = z.size(1);
   const Tensor zs = as(z, type, format);
   const Tensor grad = grad_y ? as(*grad_y, type, format) : at::zeros_like(zs);
   const OptionalTensor mask = y ? OptionalTensor(as(*y, type, format)) : std::nullopt;
@@ -160,28 +89,23 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_residual_energy_backward(
     std::vector<A> means(2 * c);
     a.mean_g = means.data();
     a.mean_gz = means.data() + c;
-    const double count = training ? static_cast<double>(n * s) : 0.0;
+    const double count = training ? static_cast<double>(z.numel() / c) : 0.0;
     const auto finish = [&](int64_t channel, const Sums& totals) {
       finish_sums(a, channel, totals, count, weight_out, bias_out);
     };
-    const auto run = [&](const auto& layout, int64_t blocks) {
-      std::vector<Sums> partial(blocks * c);
+    for_layout(z, format, [&](const auto& layout) {
+      std::vector<Sums> partial(layout.blocks * c);
       a.blocks = partial.data();
       for_power(energies.has_value(), p, [&](auto power) {
-        if (mask) {
-          backward<T, power(), true>(a, layout, a.grad_x == nullptr, finish);
+        if (mask && a.grad_x) {
+          backward<T, power(), Mask::output, Mask::none>(a, layout, finish);
+        } else if (mask) {
+          backward<T, power(), Mask::output, Mask::output>(a, layout, finish);
         } else {
-          backward<T, power(), false>(a, layout, false, finish);
+          backward<T, power(), Mask::none, Mask::none>(a, layout, finish);
         }
       });
-    };
-    if (by_rows(z, format)) {
-      const Rows rows(n, s, c);
-      run(rows, rows.blocks);
-    } else {
-      const Planes planes(n, c, s);
-      run(planes, planes.blocks);
-    }
+    });
   });
   return {
       output_mask[0] ? grad_z.to(z.scalar_type()) : grad_z,

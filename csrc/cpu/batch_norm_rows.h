@@ -1,5 +1,5 @@
-// The passes of batch_norm_residual_energy over rows: [N·S, C] with C contiguous, which is
-// channels_last, and [N, C].
+// The passes of the operators with batch normalization over rows: [N·S, C] with C contiguous, which
+// is channels_last, and [N, C].
 //
 // A block is some rows that stay in the cache; reductions go down its columns, a vector of channels
 // at a time.
@@ -135,8 +135,41 @@ struct RowApply {
   }
 };
 
+// max(BN(z), 0) in rows [first, last).
+template <class T>
+struct RowRectify {
+  using A = Accumulator<T>;
+
+  template <int W>
+  static TRGL_INLINE void element(const Rectified<T>& a, int64_t at, int64_t c) {
+    const simd::Vector<A, W> centred = simd::load<W>(a.z + at) - simd::load<W>(a.mean + c);
+    auto slope = simd::load<W>(a.rstd + c);
+    if (a.weight) {
+      slope = slope * simd::load<W>(a.weight + c);
+    }
+    const auto bias = a.bias ? simd::load<W>(a.bias + c) : simd::Vector<A, W>{};
+    simd::store<W>(a.y + at, simd::at_least<A, W>(normalized(centred, slope, bias), A(0)));
+  }
+
+  template <int BYTES>
+  static TRGL_INLINE void run(
+      const Rectified<T>* a, const Rows* rows, int64_t first, int64_t last) {
+    constexpr int W = BYTES / sizeof(A);
+    for (int64_t row = first; row < last; ++row) {
+      const int64_t base = row * rows->channels;
+      int64_t c = 0;
+      for (; c + W <= rows->channels; c += W) {
+        element<W>(*a, base + c, c);
+      }
+      for (; c < rows->channels; ++c) {
+        element<1>(*a, base + c, c);
+      }
+    }
+  }
+};
+
 // Σg and Σg·ẑ of every channel in blocks [first, last), and the gradient of x.
-template <class T, Power P, bool MASKED>
+template <class T, Power P, Mask MASK>
 struct RowReduce {
   using A = Accumulator<T>;
 
@@ -155,7 +188,7 @@ struct RowReduce {
       const Sample<A> sample(a, n);
       for (const int64_t stop = std::min(end, (n + 1) * rows.size); row < stop; ++row) {
         const auto [g, z_hat] =
-            gradient<P, MASKED, true, W>(a, a.grad_y, row * rows.channels + c, column, sample);
+            gradient<P, MASK, true, W>(a, a.grad_y, row * rows.channels + c, column, sample);
         sum_g += g;
         sum_gz += g * z_hat;
       }
@@ -184,7 +217,7 @@ struct RowReduce {
 };
 
 // The gradient of z in rows [first, last).
-template <class T, Power P, bool MASKED>
+template <class T, Power P, Mask MASK>
 struct RowGradient {
   using A = Accumulator<T>;
 
@@ -192,7 +225,7 @@ struct RowGradient {
   static TRGL_INLINE void element(
       const Backward<T>& a, int64_t at, int64_t c, const Sample<A>& sample) {
     const Column<A, W> column(a, c);
-    const auto [g, z_hat] = gradient<P, MASKED, false, W>(a, a.grad_u, at, column, sample);
+    const auto [g, z_hat] = gradient<P, MASK, false, W>(a, a.grad_u, at, column, sample);
     simd::store<W>(a.grad_z + at, (g - column.mean_g - z_hat * column.mean_gz) * column.slope);
   }
 
