@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from oracle import INTERPRETED, gradients, leaf
 from torch import Tensor
 
@@ -33,11 +34,25 @@ def vectors(normal: Normal, channels: int, options: dict[str, Any]) -> dict[str,
     }
 
 
-def uneven(normal: Normal, shape: tuple[int, ...]) -> Tensor:
-    """What enters BN: means far from 0, so that they matter, and a variance for each channel."""
+def uneven(normal: Normal, shape: tuple[int, ...], mean: float = 3.0) -> Tensor:
+    """What enters BN: means away from 0, so that they matter, and a variance for each channel."""
     values = normal(*shape)
     spread = normal(shape[1]).abs() + 0.5
-    return values * spread.reshape(-1, *[1] * (len(shape) - 2)) + 3.0
+    return values * spread.reshape(-1, *[1] * (len(shape) - 2)) + mean
+
+
+def clear_of_kink(z: Tensor, options: dict[str, Any], dtype: torch.dtype) -> Tensor:
+    """z moved, within what a type can hold, so that BN's output keeps clear of a ReLU's kink."""
+    for _ in range(100):
+        copies = {k: v.clone() if isinstance(v, Tensor) else v for k, v in options.items()}
+        u = F.batch_norm(z, **copies)
+        near = u.abs() < 0.02
+        if not near.any():
+            return z
+        # statistics move with the values: away from the kink, and look again
+        moved = torch.where(near, z + torch.where(u < 0, -0.3, 0.3), z)
+        z = moved.to(dtype).to(z.dtype)
+    raise AssertionError("no input clear of the kink was found")
 
 
 def results(

@@ -41,6 +41,10 @@ calls = [
     lambda: t.displacement_energy(x[0, 0, 0], x[0, 0, 0]),
     lambda: t.displacement_energy(x, x, p=float("nan")),
     lambda: t.displacement_energy(x, x.to("meta")),
+    lambda: t.batch_norm_relu(x.int(), None, None, None, None, training=True),
+    lambda: t.batch_norm_relu(v, None, None, None, None, training=True),
+    lambda: t.batch_norm_relu(x, v, torch.ones(2), None, None, training=True),
+    lambda: t.batch_norm_relu(x, v, v, None, None, training=False),
 ]
 for call in calls:
     try:

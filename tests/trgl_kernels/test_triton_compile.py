@@ -70,6 +70,12 @@ MAPS = {
         "backward_sums_kernel": (3, 1),
         "backward_kernel": (2, 1),
     },
+    "batch_norm_relu": {
+        "batch_kernel": (1, 0),
+        "rectify_kernel": (1, 1),
+        "backward_sums_kernel": (2, 0),
+        "backward_kernel": (2, 1),
+    },
     "residual_energy": {"forward_kernel": (2, 1), "backward_with_scale_kernel": (3, 2)},
     "displacement_energy": {"forward_kernel": (2, 0), "backward_kernel": (2, 2)},
 }
@@ -126,6 +132,18 @@ def batch_norm_residual_energy(case: Case) -> None:
         y, energy, z, y if case.activation == "relu" else None, affine, affine, mean, rstd,
         case.training, case.activation, keep, case.p, x.dtype, [True] * 4,
     )  # fmt: skip
+
+
+def batch_norm_relu(case: Case) -> None:
+    z, _, _ = maps(case)
+    vector = torch.empty(case.shape[1], device="meta")
+    affine = vector if case.options else None
+    forward, backward, again = (
+        engine.OPERATORS[f"batch_norm_relu{suffix}"] for suffix in ("", "_backward", "_apply")
+    )
+    y, mean, rstd = forward(z, affine, affine, vector, vector, case.training, 0.1, 1e-5)
+    backward(y, z, affine, affine, mean, rstd, case.training, [True] * 3)
+    again(z, affine, affine, mean, rstd)
 
 
 def residual_energy(case: Case) -> None:
@@ -211,6 +229,7 @@ OPERATORS: dict[str, Callable[[Case], None]] = {
     "residual_energy": residual_energy,
     "batch_norm_residual_energy": batch_norm_residual_energy,
     "displacement_energy": displacement_energy,
+    "batch_norm_relu": batch_norm_relu,
 }
 
 
@@ -267,8 +286,9 @@ def test_every_kernel_is_among_the_cases(launches: list[Launch]) -> None:
         statistics,
         engine.residual_energy,
         engine.displacement_energy,
+        engine.batch_norm_gradient,
+        engine.batch_norm_relu,
         engine.batch_norm_residual_energy,
-        engine.batch_norm_residual_energy_backward,
     )
     kernels = {
         value

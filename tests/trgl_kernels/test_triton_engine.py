@@ -14,6 +14,7 @@ from torch import Tensor
 
 from trgl_kernels import launch, reference
 from trgl_kernels.gradients import (
+    batch_norm_relu_backward,
     batch_norm_residual_energy_backward,
     displacement_energy_backward,
     residual_energy_backward,
@@ -184,6 +185,33 @@ def test_batch_norm_residual_energy_in_parts(
 
 
 @each_layout
+@each_shape
+@pytest.mark.parametrize("training", [True, False])
+def test_batch_norm_relu_in_parts(
+    shape: tuple[int, ...],
+    layout: torch.memory_format,
+    training: bool,
+    split: None,
+    kernels: list[str],
+) -> None:
+    z, grad_y = (normal(shape, layout) for _ in range(2))
+    weight, bias = torch.rand(shape[1]) + 0.5, torch.randn(shape[1])
+    running = torch.randn(shape[1]), torch.rand(shape[1]) + 0.5
+    moved = tuple(t.double() for t in running)
+    outputs = torch.ops.trgl.batch_norm_relu.default(z, weight, bias, *running, training, 0.1, 1e-5)
+    exact = reference.batch_norm_relu(*wide((z, weight, bias)), *moved, training=training)
+    assert_close((*outputs, *running), (*exact, *moved))
+    y, mean, rstd = outputs
+    assert torch.equal(torch.ops.trgl.batch_norm_relu_apply(z, weight, bias, mean, rstd), y)
+    arguments = (grad_y, z, weight, bias, mean, rstd, training)
+    for mask in ([True] * 3, [True, False, False], [False, True, False]):
+        found = torch.ops.trgl.batch_norm_relu_backward.default(*arguments, mask)
+        assert_close(found, batch_norm_relu_backward(*wide(arguments), mask))
+    assert kernels.count("merge_kernel") == training
+    assert kernels.count("column_sums_kernel") == 2 + training
+
+
+@each_layout
 def test_small_inputs_need_few_kernels(layout: torch.memory_format, kernels: list[str]) -> None:
     z, x, grad_y = (normal((2, 8, 4, 4), layout) for _ in range(3))
     vector = torch.rand(8)
@@ -219,12 +247,20 @@ def test_small_inputs_need_few_kernels(layout: torch.memory_format, kernels: lis
         [True] * 4,
     )
     torch.ops.trgl.residual_energy.default(x, z, "none", None, None, 2.0, True, False)
+    torch.ops.trgl.batch_norm_relu.default(z, vector, vector, None, None, True, 0.1, 1e-5)
+    torch.ops.trgl.batch_norm_relu_backward.default(
+        grad_y, z, vector, vector, mean, rstd, True, [True] * 3
+    )
     assert kernels == [
         "batch_kernel",
         "forward_kernel",
         "backward_sums_kernel",
         "backward_kernel",
         "forward_kernel",
+        "batch_kernel",
+        "rectify_kernel",
+        "backward_sums_kernel",
+        "backward_kernel",
     ]
 
 

@@ -8,6 +8,7 @@ before the import) the same functions run on CPU tensors: that is how they are t
 import torch
 
 from . import (
+    batch_norm_relu,
     batch_norm_residual_energy,
     batch_norm_residual_energy_backward,
     displacement_energy,
@@ -17,6 +18,9 @@ from . import (
 OPERATORS = {
     "residual_energy": residual_energy.forward,
     "residual_energy_backward": residual_energy.backward,
+    "batch_norm_relu": batch_norm_relu.forward,
+    "batch_norm_relu_backward": batch_norm_relu.backward,
+    "batch_norm_relu_apply": batch_norm_relu.apply,
     "batch_norm_residual_energy": batch_norm_residual_energy.forward,
     "batch_norm_residual_energy_backward": batch_norm_residual_energy_backward.backward,
     "displacement_energy": displacement_energy.forward,

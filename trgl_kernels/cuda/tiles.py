@@ -56,6 +56,23 @@ def relu(u):
 
 
 @triton.jit
+def normalized(centred, slope, bias):
+    """γ·rstd·(z − mean) + β, with the same rounding wherever its sign decides."""
+    return tl.fma(centred, slope, bias)
+
+
+@triton.jit
+def slope_and_bias(rstd, weight_ptr, bias_ptr, channel, mask):
+    """γ·rstd and β, as `normalized` takes them."""
+    bias = tl.zeros(rstd.shape, tl.float32)
+    if weight_ptr is not None:
+        rstd *= tl.load(weight_ptr + channel, mask, other=0.0).to(tl.float32)
+    if bias_ptr is not None:
+        bias = tl.load(bias_ptr + channel, mask, other=0.0).to(tl.float32)
+    return rstd, bias
+
+
+@triton.jit
 def sum_gradient(grad_y_ptr, y_ptr, offset, mask):
     """Gradient at u = x + q: the output's, where its ReLU (y given) let it pass. NaN passes."""
     if grad_y_ptr is None:
