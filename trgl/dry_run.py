@@ -9,6 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules.dropout import _DropoutNd
 
 from trgl_kernels import collect_energy
+from trgl_kernels.blocks import Regularized
 
 from . import heads
 from .body import Body, Unit
@@ -62,7 +63,10 @@ class DryRun:
                 last, end = -1, (x, version)
                 with collect_energy() as energies:
                     for name, unit in part:
+                        given, given_version = x, x._version
                         x = self._unit(name, unit, x, owner)
+                        if units and given._version != given_version:
+                            _keep_residues(units[-1][1])
                         self._check_measured(measured, name, owner)
                         if x.shape == inputs.shape:
                             last, end = len(units), (x, x._version)
@@ -153,3 +157,10 @@ class DryRun:
                 f"A head must give logits [N, {num_classes}], but that of {owner} gives "
                 f"{['N', *logits.shape[1:]]}. Build it for num_classes={num_classes}."
             )
+
+
+def _keep_residues(unit: nn.Module) -> None:
+    """Lets the blocks of `unit` keep what they would recover from an output that is overwritten."""
+    for layer in unit.modules():
+        if isinstance(layer, Regularized) and layer.recompute != "none":
+            layer.with_recompute("none")

@@ -394,6 +394,16 @@ def test_blocks_keep_nothing_that_can_be_built_again_unless_told_otherwise():
     assert [module.body.units[0].recompute for module in net] == ["activation"] * 2 + ["none"]
 
 
+def test_a_block_whose_output_is_overwritten_keeps_its_residue():
+    torch.manual_seed(0)
+    blocks = [RegularizedPreActBlock(4, 4), RegularizedPreActBlock(4, 4)]
+    net = trgl.split(nn.Sequential(*blocks, nn.ReLU(inplace=True)), 1, (4, 6, 6), 3, "linear")
+    assert [block.recompute for block in blocks] == ["activation", "none"]
+    with collect_energy() as energies:
+        _, logits = net[0](torch.randn(2, 4, 6, 6))
+    (logits.sum() + energies.total()).backward()
+
+
 def test_blocks_of_every_known_kind_are_regularized():
     kinds = [SwinTransformerBlock(4, 1, [2, 2], [1, 1]), EncoderBlock(1, 4, 8, 0.0, 0.0)]
     for block, shape in zip(kinds, [(4, 4, 4), (9, 4)], strict=True):

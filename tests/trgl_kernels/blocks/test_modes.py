@@ -6,6 +6,7 @@ import pytest
 import torch
 from oracle import relative_error
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from trgl_kernels import (
     RegularizedBasicBlock,
@@ -15,6 +16,7 @@ from trgl_kernels import (
     collect_energy,
 )
 from trgl_kernels.blocks import Regularized
+from trgl_kernels.collect import checkpoint_contexts
 
 BLOCKS = {
     "basic": lambda: RegularizedBasicBlock(8, 8),
@@ -74,6 +76,24 @@ def test_gradients_with_recovered_residues(mode) -> None:
         found.append(torch.autograd.grad(loss, [leaf, *one.parameters()]))
     for reference, kept, recovered in zip(*found, strict=True):
         assert relative_error(recovered, reference) <= 2 * relative_error(kept, reference) + 1e-6
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_checkpointing_a_block_that_rebuilds(name) -> None:
+    x = torch.randn(4, 8, 6, 6, requires_grad=True)
+    found = []
+    for checkpointed in (False, True):
+        torch.manual_seed(0)
+        block = BLOCKS[name]().with_recompute("activation")
+        with collect_energy() as energies:
+            if checkpointed:
+                y = checkpoint(block, x, use_reentrant=False, context_fn=checkpoint_contexts)
+            else:
+                y = block(x)
+        loss = y.sin().sum() + energies.total()
+        found.append([loss, *torch.autograd.grad(loss, [x, *block.parameters()])])
+        assert len(energies) == 1
+    assert all(map(torch.equal, *found))
 
 
 def test_modes_are_chosen_like_energies() -> None:

@@ -234,9 +234,10 @@ def test_blocks_can_be_copied(copied) -> None:
 
 
 @READS_GRAD
-def test_a_block_compiles_once_for_all_its_places() -> None:
+@pytest.mark.parametrize("mode", ["none", "activation"])
+def test_a_block_compiles_once_for_all_its_places(mode) -> None:
     counter = torch._dynamo.testing.CompileCounter()
-    blocks = [RegularizedPreActBlock(4, 4) for _ in range(10)]
+    blocks = [RegularizedPreActBlock(4, 4).with_recompute(mode) for _ in range(10)]
     for block in blocks:
         block.compile(backend=counter, fullgraph=True)
     x = torch.randn(2, 4, 5, 5)
