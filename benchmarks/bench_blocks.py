@@ -54,6 +54,7 @@ def test_basic_block(benchmark, shape) -> None:
     ordinary = BasicBlock(shape[1], shape[1])
     ordinary.load_state_dict(measured.state_dict())
     ours = regularize(copy.deepcopy(ordinary))
+    rebuilding = regularize(copy.deepcopy(ordinary), recompute="activation")
 
     for a, b in zip(
         gradients(penalty, ours, x, grad),
@@ -77,6 +78,7 @@ def test_basic_block(benchmark, shape) -> None:
             "eager": step(eager_penalty, measured),
             "eager_without_penalty": step(plain, ordinary),
             "penalty_off": step(plain, ours),
+            "recompute_activation": step(penalty, rebuilding),
             "copy": copy_of(x.detach()),
         },
         moved=2 * x.nbytes,
