@@ -1,6 +1,6 @@
 """Launch settings of the GPU kernels: pure functions of shape and type, no autotuner.
 
-Two ways to walk through a tensor of N samples, stored as [N, outer, C, inner]:
+Three ways to walk through a tensor of N samples, stored as [N, outer, C, inner]:
 
 - *flat*: a program takes a chunk of one sample in memory order, whatever channels it crosses. Loads
   stay wide on planes of odd size, and a sample's energy is a sum over few chunks.
@@ -29,6 +29,8 @@ COLUMNS = 64  # neighbouring channels of one program where channels come last
 SPLITS = 1024  # most parts of a sample or channel: they are combined in one tile
 COMBINE_ELEMENTS = 2048  # partial sums that one program of a combining kernel holds
 CACHED = 1024  # shapes whose settings are remembered: a launch looks them up every time
+WIDEST = 4096  # channels of a row that a program can hold
+ROW_WARPS = 8  # most warps of a program that holds wide rows
 INDEX_LIMIT = 2**30  # positions inside a plane are counted in 32 bits
 
 
@@ -169,6 +171,35 @@ def by_channel(v: View, itemsize: int) -> ChannelLaunch:
         rows=rows,
         columns=columns,
         num_warps=warps(rows * columns),
+    )
+
+
+@dataclass(frozen=True)
+class RowLaunch:
+    """Grid of groups x splits; `share` rows per program in tiles of rows x columns."""
+
+    splits: int
+    share: int
+    rows: int
+    columns: int
+    num_warps: int
+
+
+@lru_cache(maxsize=CACHED)
+def by_row(v: View, groups: int) -> RowLaunch:
+    """Splits the rows of each group: of a sample (`groups` = samples), or all rows (1)."""
+    columns = power_of_two(v.channels)
+    lines = v.samples * v.outer // groups
+    rows = min(max(LONE_ELEMENTS // columns, 1), power_of_two(lines))
+    tiles = ceil_div(lines, rows)
+    wanted = min(ceil_div(PROGRAMS, groups), SPLITS)
+    per_program = max(ceil_div(tiles, wanted), min(tiles, CHUNK_TILES))
+    return RowLaunch(
+        splits=ceil_div(tiles, per_program),
+        share=per_program * rows,
+        rows=rows,
+        columns=columns,
+        num_warps=max(1, min(ROW_WARPS, rows * columns // 256)),
     )
 
 

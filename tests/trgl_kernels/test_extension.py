@@ -119,9 +119,15 @@ def test_the_remedy_names_where_trgl_came_from(monkeypatch, origin, source):
 def test_info_describes_this_process(engine):
     info = json.loads(json.dumps(trgl_kernels.info()))
     assert info["versions"]["torch"] == torch.__version__
-    assert {"residual_energy", "batch_norm_residual_energy"} < set(info["engines"])
-    for operator, devices in info["engines"].items():
-        assert devices["cpu"]["engine"] == engine or operator == "residual_energy_layer_norm"
+    assert set(info["engines"]) == {
+        "batch_norm_relu",
+        "batch_norm_residual_energy",
+        "displacement_energy",
+        "residual_energy",
+        "residual_energy_layer_norm",
+    }
+    for devices in info["engines"].values():
+        assert devices["cpu"]["engine"] == engine
         for found in devices.values():
             engines = {"compiled", "triton", "reference"}
             assert set(found["why_not"]) == engines - {found["engine"]}

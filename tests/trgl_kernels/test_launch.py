@@ -83,6 +83,34 @@ def test_shares_cover_each_channel_once(shape: tuple[int, ...], last: bool, item
     assert settings.share + v.plane < 2**31
 
 
+@each_shape
+@pytest.mark.parametrize("together", [True, False])
+def test_shares_cover_each_row_once(shape: tuple[int, ...], together: bool) -> None:
+    v = launch.view(shape, False, len(shape) - 1)
+    groups = 1 if together else v.samples
+    settings = launch.by_row(v, groups)
+    lines = v.samples * v.outer // groups
+    assert settings.share % settings.rows == 0
+    assert (settings.splits - 1) * settings.share < lines <= settings.splits * settings.share
+    assert v.channels <= settings.columns < 2 * v.channels
+    assert settings.splits <= launch.SPLITS
+    assert settings.share + settings.rows < 2**31
+
+
+@pytest.mark.parametrize("shape", [(64, 784, 384), (1, 50_000, 768), (256, 196, 64)], ids=str)
+def test_grids_by_row_fill_a_gpu(shape: tuple[int, ...]) -> None:
+    v = launch.view(shape, False, len(shape) - 1)
+    for groups in (1, v.samples):
+        settings = launch.by_row(v, groups)
+        assert groups * settings.splits * settings.num_warps >= 4 * 132
+
+
+@pytest.mark.parametrize("width", [1, 7, 384, 1025, launch.WIDEST])
+def test_a_thread_holds_at_most_sixteen_elements_of_a_tile_of_rows(width: int) -> None:
+    settings = launch.by_row(launch.view((64, 784, width), False, 2), 1)
+    assert settings.rows * settings.columns <= 16 * 32 * settings.num_warps
+
+
 @pytest.mark.parametrize(
     "shape",
     [(64, 16, 96, 96), (256, 2048, 7, 7), (256, 2048, 14, 14), (1, 16, 2048, 2048)],

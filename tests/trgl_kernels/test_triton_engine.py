@@ -18,6 +18,7 @@ from trgl_kernels.gradients import (
     batch_norm_residual_energy_backward,
     displacement_energy_backward,
     residual_energy_backward,
+    residual_energy_layer_norm_backward,
 )
 
 if not INTERPRETED:
@@ -33,9 +34,16 @@ from trgl_kernels.cuda.tiles import channel_rows, flat_channel
 # one rounding in float32, and the few by which sums in another order differ
 BOUND = 2e-6
 SPLITS = {
-    "one-tile-each": {"TILE_BYTES": 64, "CHUNK_TILES": 1, "SHARE_TILES": 1, "COLUMNS": 4},
+    "one-tile-each": {
+        "TILE_BYTES": 64,
+        "LONE_ELEMENTS": 16,
+        "CHUNK_TILES": 1,
+        "SHARE_TILES": 1,
+        "COLUMNS": 4,
+    },
     "two-tiles-each": {
         "TILE_BYTES": 32,
+        "LONE_ELEMENTS": 8,
         "CHUNK_TILES": 2,
         "SHARE_TILES": 2,
         "COLUMNS": 2,
@@ -49,7 +57,7 @@ each_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
 
 
 def forget_settings() -> None:
-    for function in (launch.view, launch.flat, launch.by_channel, launch.combine):
+    for function in (launch.view, launch.flat, launch.by_channel, launch.by_row, launch.combine):
         function.cache_clear()
 
 
@@ -182,6 +190,54 @@ def test_batch_norm_residual_energy_in_parts(
         assert_close(found, exact)
     assert kernels.count("merge_kernel") == training
     assert kernels.count("column_sums_kernel") == 3
+
+
+@pytest.mark.parametrize("recovered", [False, True])
+@pytest.mark.parametrize("shape", [(2, 9, 4), (3, 5, 3, 5), (7, 6)], ids=str)
+@pytest.mark.usefixtures("split")
+def test_residual_energy_layer_norm_in_parts(
+    shape: tuple[int, ...], recovered: bool, kernels: list[str]
+) -> None:
+    x, r, *grads = (normal(shape) for _ in range(4))
+    weight, bias, scale = (torch.rand(shape[-1]) + 0.5 for _ in range(3))
+    keep, grad_energy = torch.rand(shape[0]), torch.rand(shape[0])
+    outputs = torch.ops.trgl.residual_energy_layer_norm.default(
+        x, r, weight, bias, 1e-5, scale, keep, 2.0, True, recovered
+    )
+    exact = reference.residual_energy_layer_norm(
+        *wide((x, r, weight, bias)), scale=scale.double(), keep=keep.double()
+    )
+    assert_close(outputs, exact)
+    y, _, _, mean, rstd = outputs
+    residue = (None, x) if recovered else (r, None)
+    arguments = (*grads, grad_energy, y, *residue, weight, bias, mean, rstd, scale, keep, 2.0)
+    for mask in ([True] * 4 + [not recovered], [False, True, False, True, False]):
+        found = torch.ops.trgl.residual_energy_layer_norm_backward.default(
+            *arguments, torch.float32, torch.float32, mask
+        )
+        exact = residual_energy_layer_norm_backward(
+            *wide(arguments), torch.float64, torch.float64, mask
+        )
+        assert_close(found, exact)
+    # energies of samples of several rows; weight and bias, and scale; then bias alone
+    assert kernels.count("column_sums_kernel") == (len(shape) > 2) + 2 + (not recovered)
+
+
+def test_rows_too_wide_for_a_program_are_left_to_the_reference(
+    kernels: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, r = normal((2, 3, 9)), normal((2, 3, 9))
+    for widest, count in ((9, 2), (8, 0)):
+        monkeypatch.setattr(launch, "WIDEST", widest)
+        kernels.clear()
+        y, normed, energy, mean, rstd = torch.ops.trgl.residual_energy_layer_norm.default(
+            x, r, None, None, 1e-5, None, None, 2.0, True, False
+        )
+        torch.ops.trgl.residual_energy_layer_norm_backward.default(
+            y, normed, energy, y, r, None, None, None, mean, rstd, None, None, 2.0, x.dtype,
+            r.dtype, [True, True, False, False, False],
+        )  # fmt: skip
+        assert len(kernels) == count
 
 
 @each_layout

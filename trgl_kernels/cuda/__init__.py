@@ -1,6 +1,7 @@
 """The Triton engine: kernels that answer for CUDA tensors.
 
-float32, bfloat16 and float16; float64 and empty tensors are answered by the reference. Importing
+float32, bfloat16 and float16; float64 and empty tensors, and rows too wide for a program to hold
+(launch.WIDEST), are answered by the reference. Importing
 this package needs Triton and queries no device. Under Triton's interpreter (TRITON_INTERPRET=1, set
 before the import) the same functions run on CPU tensors: that is how they are tested without a GPU.
 """
@@ -13,6 +14,8 @@ from . import (
     batch_norm_residual_energy_backward,
     displacement_energy,
     residual_energy,
+    residual_energy_layer_norm,
+    residual_energy_layer_norm_backward,
 )
 
 OPERATORS = {
@@ -25,6 +28,8 @@ OPERATORS = {
     "batch_norm_residual_energy_backward": batch_norm_residual_energy_backward.backward,
     "displacement_energy": displacement_energy.forward,
     "displacement_energy_backward": displacement_energy.backward,
+    "residual_energy_layer_norm": residual_energy_layer_norm.forward,
+    "residual_energy_layer_norm_backward": residual_energy_layer_norm_backward.backward,
 }
 
 libraries: list[torch.library.Library] = []  # a registration lives as long as its library

@@ -103,7 +103,7 @@ def forward(
     x, y = x.contiguous(memory_format=layout), y.contiguous(memory_format=layout)
     settings = launch.flat(v, max(x.element_size(), y.element_size()))
     energy = x.new_empty(v.samples, dtype=torch.float32)
-    parts = energy_parts(energy, settings)
+    parts = energy_parts(energy, settings.chunks)
     with on_device(x):
         run_flat(forward_kernel, v, settings, x, y, parts, v.samples, P=p)
         if parts is not energy:

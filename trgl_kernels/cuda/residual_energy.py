@@ -220,7 +220,7 @@ def forward(
     y = torch.empty_like(x, dtype=torch.promote_types(x.dtype, r.dtype))
     settings = launch.flat(v, y.element_size())
     energy = x.new_empty(v.samples if with_energy else 0, dtype=torch.float32)
-    parts = energy_parts(energy, settings)
+    parts = energy_parts(energy, settings.chunks)
     with on_device(x):
         run_flat(
             forward_kernel,

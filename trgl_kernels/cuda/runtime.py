@@ -98,12 +98,28 @@ def run_by_channel(
 
 def energy_parts(
     energy: Tensor,  # [N], or empty where no energy is wanted
-    settings: launch.FlatLaunch,
-) -> Tensor:  # [chunks, N]
+    parts: int,
+) -> Tensor:  # [parts, N]
     """Where programs leave their shares of the energies: a sample's only share is its energy."""
-    if settings.chunks == 1 or energy.numel() == 0:
+    if parts == 1 or energy.numel() == 0:
         return energy
-    return energy.new_empty((settings.chunks, energy.numel()))
+    return energy.new_empty((parts, energy.numel()))
+
+
+def run_by_row(
+    kernel: Any, groups: int, settings: launch.RowLaunch, *args: Any, **constants: Any
+) -> None:
+    """Launches a kernel that walks by row: its arguments end with a program's share of rows."""
+    run(
+        kernel,
+        groups * settings.splits,
+        *args,
+        settings.share,
+        num_warps=settings.num_warps,
+        **constants,
+        ROWS=settings.rows,
+        COLUMNS=settings.columns,
+    )
 
 
 def column_sums(
