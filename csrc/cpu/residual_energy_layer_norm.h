@@ -22,13 +22,15 @@ struct Rows {
   }
 };
 
+constexpr int64_t kLane = 64;  // values that a lane sums up before it is added to the next level
+
 // Calls vector(i) at each whole vector of a row and single(i) at each element that is left; `fold`
-// after each run of kRun elements, since long running sums lose their last digits.
+// after each run of kLane vectors, since long running sums lose their last digits.
 template <int W, class V, class S, class F>
 TRGL_INLINE void for_row(int64_t width, const V& vector, const S& single, const F& fold) {
   int64_t i = 0;
   while (i + W <= width) {
-    for (const int64_t stop = std::min(width, i + kRun); i + W <= stop; i += W) {
+    for (const int64_t stop = std::min(width, i + kLane * W); i + W <= stop; i += W) {
       vector(i);
     }
     fold();
