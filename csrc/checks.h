@@ -1,5 +1,5 @@
 // What the operators accept: the invariant, what came, and the remedy, in the words of
-// trgl_kernels/checks.py.
+// trgl_kernels/checks.py and arguments.py.
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -14,7 +14,8 @@ needed: q is computed again.
 import torch
 from torch import Tensor
 
-from .checks import check_recovery, scale_dim
+from .arguments import check_recovery
+from .checks import scale_dim
 from .reference import (
     accumulation_dtype,
     along,

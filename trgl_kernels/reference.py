@@ -11,14 +11,14 @@ inputs), whatever the type of the inputs.
 import torch
 from torch import Tensor
 
-from .checks import (
+from .arguments import (
     check_batch_norm_relu,
     check_batch_norm_residual_energy,
     check_displacement_energy,
     check_residual_energy,
     check_residual_energy_layer_norm,
-    scale_dim,
 )
+from .checks import scale_dim
 
 
 def accumulation_dtype(*tensors: Tensor) -> torch.dtype:

@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .. import gradients, launch, reference
-from ..checks import check_batch_norm_relu
+from ..arguments import check_batch_norm_relu
 from ..reference import memory_format
 from .batch_norm_gradient import backward_kernel, backward_sums
 from .runtime import on_device, run_flat, supported, vector

@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .. import launch, reference
-from ..checks import check_batch_norm_residual_energy
+from ..arguments import check_batch_norm_residual_energy
 from ..reference import memory_format
 from .runtime import column_sums, on_device, run_flat, step, supported, vector
 from .statistics import batch_statistics, running_statistics

@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .. import gradients, launch, reference
-from ..checks import check_displacement_energy
+from ..arguments import check_displacement_energy
 from ..reference import memory_format
 from .runtime import column_sums, energy_parts, on_device, run_flat, step, supported
 from .tiles import energy_of, energy_slope, flat_program

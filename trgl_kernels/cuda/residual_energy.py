@@ -18,7 +18,8 @@ import triton.language as tl
 from torch import Tensor
 
 from .. import gradients, launch, reference
-from ..checks import check_recovery, check_residual_energy, scale_dim
+from ..arguments import check_recovery, check_residual_energy
+from ..checks import scale_dim
 from ..reference import memory_format
 from .runtime import (
     column_sums,

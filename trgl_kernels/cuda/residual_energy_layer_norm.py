@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .. import launch, reference
-from ..checks import check_residual_energy_layer_norm
+from ..arguments import check_residual_energy_layer_norm
 from .runtime import column_sums, energy_parts, on_device, run_by_row, step, supported, vector
 from .tiles import energy_of
 

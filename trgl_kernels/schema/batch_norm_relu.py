@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from .. import gradients, reference
-from ..checks import check_batch_norm_relu
+from ..arguments import check_batch_norm_relu
 from ..reference import accumulation_dtype
 from .define import define, empty, empty_vector
 

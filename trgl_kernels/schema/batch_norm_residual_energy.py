@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .. import gradients, reference
-from ..checks import check_batch_norm_residual_energy
+from ..arguments import check_batch_norm_residual_energy
 from ..reference import accumulation_dtype
 from .define import define, empty, empty_vector
 

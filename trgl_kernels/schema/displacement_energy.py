@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from .. import gradients, reference
-from ..checks import check_displacement_energy
+from ..arguments import check_displacement_energy
 from ..reference import accumulation_dtype
 from .define import define, empty
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .. import gradients, reference
-from ..checks import check_residual_energy_layer_norm
+from ..arguments import check_residual_energy_layer_norm
 from ..reference import accumulation_dtype
 from .define import define
 
