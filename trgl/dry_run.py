@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules.dropout import _DropoutNd
+from torch.utils.hooks import RemovableHandle
 
 from trgl_kernels import collect_energy
 from trgl_kernels.blocks import Regularized
@@ -20,7 +21,9 @@ from .layout import is_composite
 class DryRun:
     """Runs layers on fake tensors, which have shapes and no data.
 
-    Inside, the model is in evaluation mode; afterwards every layer is as it was.
+    Inside, the model is in evaluation mode, except for dropout, which may overwrite its input in
+    training only; afterwards every layer is as it was, and blocks that were told to recover their
+    residues keep them where something later overwrites what they would recover them from.
     """
 
     def __init__(self, model: nn.Module, encoder: str | nn.Module | None) -> None:
@@ -30,15 +33,29 @@ class DryRun:
         self._device = weights[0].device if weights else torch.device("cpu")
         self._dtype = weights[0].dtype if weights else torch.get_default_dtype()
         self._fake = FakeTensorMode(allow_non_fake_inputs=True)
+        self._recovering: list[tuple[Regularized, list[tuple[Tensor, int]]]] = []
+        self._hooks: list[RemovableHandle] = []
 
     def __enter__(self) -> Self:
         for module, _ in self._modes:
-            module.training = False
+            module.training = isinstance(module, _DropoutNd)
+            if isinstance(module, Regularized) and module.recompute != "none":
+                self._hooks.append(module.register_forward_hook(self._remember))
         return self
 
     def __exit__(self, *_: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
         for module, mode in self._modes:
             module.training = mode
+        for block, tensors in self._recovering:
+            if any(tensor._version != version for tensor, version in tensors):
+                block.with_recompute("none")
+
+    def _remember(self, block: nn.Module, inputs: tuple[Tensor, ...], y: Tensor) -> None:
+        """Notes what a residue would be recovered from, to see whether it is overwritten later."""
+        assert isinstance(block, Regularized)
+        self._recovering.append((block, [(t, t._version) for t in (*inputs, y)]))
 
     def images(self, shape: Sequence[int]) -> Tensor:
         """Two images, so that a lost batch dimension shows."""
@@ -63,10 +80,7 @@ class DryRun:
                 last, end = -1, (x, version)
                 with collect_energy() as energies:
                     for name, unit in part:
-                        given, given_version = x, x._version
                         x = self._unit(name, unit, x, owner)
-                        if units and given._version != given_version:
-                            _keep_residues(units[-1][1])
                         self._check_measured(measured, name, owner)
                         if x.shape == inputs.shape:
                             last, end = len(units), (x, x._version)
@@ -157,10 +171,3 @@ class DryRun:
                 f"A head must give logits [N, {num_classes}], but that of {owner} gives "
                 f"{['N', *logits.shape[1:]]}. Build it for num_classes={num_classes}."
             )
-
-
-def _keep_residues(unit: nn.Module) -> None:
-    """Lets the blocks of `unit` keep what they would recover from an output that is overwritten."""
-    for layer in unit.modules():
-        if isinstance(layer, Regularized) and layer.recompute != "none":
-            layer.with_recompute("none")

@@ -8,7 +8,6 @@ from numbers import Integral
 import torch
 from torch import nn
 
-from trgl_kernels import regularize
 from trgl_kernels.blocks import Regularized
 from trgl_kernels.convert import twin_of
 
@@ -234,8 +233,10 @@ def _regularize(model: nn.Module, energy: str | None) -> None:
                 layer.with_energy(asked)
             if "recompute" not in vars(layer):
                 layer.with_recompute(RECOMPUTE)
-        elif twin_of(layer) is not None:
-            regularize(layer, RECOMPUTE, asked or "residue")
+        elif (twin := twin_of(layer)) is not None:
+            layer.__class__ = twin
+            assert isinstance(layer, Regularized)
+            layer.with_energy(asked or "residue").with_recompute(RECOMPUTE)
 
 
 def _check_names(units: Sequence[Unit]) -> None:

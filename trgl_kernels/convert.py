@@ -45,6 +45,8 @@ M = TypeVar("M", bound=nn.Module)
 
 def twin_of(block: nn.Module) -> type[Regularized] | None:
     """The regularized class of a known residual block; None for anything else."""
+    if "forward" in vars(block):
+        return None  # it would go on doing what it does, and report nothing
     twin = _TWINS.get(type(block))
     if twin is not None:
         # without a shortcut there is no residue
@@ -68,8 +70,9 @@ def regularize(model: M, recompute: str = "none", energy: str = "residue") -> M:
     - timm's ResNets, vision transformer and Swin (V1).
 
     Left as they are: blocks without a shortcut (MobileNetV2, EfficientNet), timm's ResNet blocks
-    with squeeze-and-excitation, DropBlock or anti-aliasing, subclasses of these blocks, and all
-    else. Regularized blocks that are already there take on `recompute` and `energy`.
+    with squeeze-and-excitation, DropBlock or anti-aliasing, subclasses of these blocks, blocks
+    with a `forward` of their own, and all else. Regularized blocks that are already there take on
+    `recompute` and `energy`.
 
         model = regularize(torchvision.models.resnet50(weights="DEFAULT"))
 

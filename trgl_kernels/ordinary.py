@@ -38,12 +38,16 @@ def rectifies(activation: nn.Module) -> bool:
     return type(activation) is nn.ReLU and not customized(activation)
 
 
-def normalizes_rows(norm: nn.Module) -> bool:
-    """Whether `norm` is an ordinary LayerNorm over the last dimension."""
+def normalizes_rows(
+    norm: nn.Module,
+    x: Tensor,  # [N, *, C]
+) -> bool:
+    """Whether `norm` is an ordinary LayerNorm over the last dimension, and fits that of `x`."""
     if not isinstance(norm, nn.LayerNorm) or customized(norm):
         return False
     by_name = _named(norm, _TIMM_LAYER_NORM) and not getattr(norm, "_fast_norm", True)
-    return (type(norm) is nn.LayerNorm or by_name) and len(norm.normalized_shape) == 1
+    fits = tuple(norm.normalized_shape) == tuple(x.shape[-1:])
+    return (type(norm) is nn.LayerNorm or by_name) and fits
 
 
 def drops_samples(module: nn.Module | None) -> bool:

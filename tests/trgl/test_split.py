@@ -4,7 +4,7 @@ import sys
 import pytest
 import torch
 import torchvision
-from small import CLASSES, SHAPE, differing, state
+from small import CLASSES, SHAPE, differing, sgd, state
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.models.swin_transformer import SwinTransformerBlock
@@ -394,14 +394,47 @@ def test_blocks_keep_nothing_that_can_be_built_again_unless_told_otherwise():
     assert [module.body.units[0].recompute for module in net] == ["activation"] * 2 + ["none"]
 
 
-def test_a_block_whose_output_is_overwritten_keeps_its_residue():
-    torch.manual_seed(0)
+class Overwritten(nn.Module):
+    """A pre-activation block whose output is overwritten by the layer around it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = RegularizedPreActBlock(4, 4)
+
+    def forward(self, x):
+        return self.block(x).relu_()
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        lambda: [nn.ReLU(inplace=True)],
+        lambda: [nn.Identity(), nn.ReLU(inplace=True)],
+        lambda: [nn.Dropout(0.0), nn.ReLU(inplace=True)],
+        lambda: [nn.Flatten(2), nn.ReLU(inplace=True)],
+        lambda: [nn.Dropout(0.5, inplace=True)],
+        lambda: [Overwritten()],
+    ],
+)
+@pytest.mark.parametrize("regime", ["parallel", "end-to-end"])
+def test_a_block_whose_output_is_overwritten_keeps_its_residue(after, regime):
     blocks = [RegularizedPreActBlock(4, 4), RegularizedPreActBlock(4, 4)]
-    net = trgl.split(nn.Sequential(*blocks, nn.ReLU(inplace=True)), 1, (4, 6, 6), 3, "linear")
-    assert [block.recompute for block in blocks] == ["activation", "none"]
-    with collect_energy() as energies:
-        _, logits = net[0](torch.randn(2, 4, 6, 6))
-    (logits.sum() + energies.total()).backward()
+    layers = [*blocks, *after()]
+    net = trgl.split(nn.Sequential(*layers), 2, (4, 6, 6), 3, "linear")
+    inner = [m for m in layers[2].modules() if isinstance(m, RegularizedPreActBlock)]
+    assert [b.recompute for b in (*blocks, *inner)].count("none") == 1
+    batch = torch.randn(2, 4, 6, 6), torch.tensor([0, 2])
+    trainer = trgl.Trainer(net, regime, optimizer=sgd, transport=trgl.Transport(0.5), epochs=1)
+    trainer.fit([batch])
+
+
+def test_a_block_inside_a_block_keeps_what_was_chosen():
+    inside = RegularizedResidual(nn.Conv2d(4, 4, 1), energy="displacement")
+    inside.with_recompute("residue")
+    model = nn.Sequential(BasicBlock(4, 4, downsample=inside))
+    trgl.split(model, 1, (4, 6, 6), 3, "linear")
+    assert (inside.energy, inside.recompute) == ("displacement", "residue")
+    assert (model[0].energy, model[0].recompute) == ("residue", "activation")
 
 
 def test_blocks_of_every_known_kind_are_regularized():
@@ -442,6 +475,6 @@ def test_an_error_of_regularizing_is_not_swallowed(monkeypatch):
     def broken(*args, **options):
         raise ValueError("something else")
 
-    monkeypatch.setattr(sys.modules["trgl.split"], "regularize", broken)
+    monkeypatch.setattr(sys.modules["trgl.split"], "twin_of", broken)
     with pytest.raises(ValueError, match="something else"):
         trgl.split(own_energies(), 3, (4, 6, 6), 3, "linear")

@@ -207,6 +207,15 @@ def test_converted_models_can_be_copied_and_stored(family) -> None:
         assert torch.equal(other(x), model(x))
 
 
+def test_a_block_with_a_forward_of_its_own_is_left() -> None:
+    model = torchvision.models.resnet18()
+    own = model.layer1[0]
+    own.forward = lambda x: x
+    regularize(model)
+    assert type(own) is torchvision.models.resnet.BasicBlock
+    assert type(model.layer1[1]).__name__ == "RegularizedBasicBlock"
+
+
 def test_mistakes_are_explained() -> None:
     with pytest.raises(
         ValueError, match="must have a residual block that is known; received Linear"

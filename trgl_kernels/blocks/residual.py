@@ -173,7 +173,7 @@ class Regularized(nn.Module):
         # autocast runs a LayerNorm in float32 on some devices
         stream = torch.promote_types(x.dtype, r.dtype)
         cast = autocast_dtype(x) is not None and stream not in (torch.float32, torch.float64)
-        if cast or not normalizes_rows(norm):
+        if cast or not normalizes_rows(norm, x):
             y = self.add(x, r, scale=scale, keep=keep)
             return y, norm(y)
         assert isinstance(norm, nn.LayerNorm)
