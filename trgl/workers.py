@@ -33,6 +33,7 @@ from trgl.rundir import RunDirectory
 
 Summary = dict[str, Any]
 _PATIENCE_SECONDS = 5.0
+_MOST_THREADS = 1024
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,16 @@ def cores() -> int:
 
 
 def threads_per_run(asked: int, at_a_time: int) -> int:
-    """Threads of one run: what was asked for, or (0) an equal share of the cores."""
+    """Threads of one run: what was asked for, or (0) an equal share of the cores.
+
+    Raises:
+        ValueError: so many that the system could refuse to start them, which ends the process.
+    """
+    if asked > _MOST_THREADS:
+        raise ValueError(
+            f"threads must be at most {_MOST_THREADS:,}, received {asked:,}; this machine has "
+            f"{cores()} cores: take as many, or 0 for an equal share of them."
+        )
     return asked or max(1, cores() // at_a_time)
 
 

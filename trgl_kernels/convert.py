@@ -88,8 +88,14 @@ def regularize(model: M, recompute: str = "none", energy: str = "residue") -> M:
         The model.
 
     Raises:
-        ValueError: no known block in the model, or another `recompute` or `energy`.
+        ValueError: no module, no known block in it, or another `recompute` or `energy`.
     """
+    if not isinstance(model, nn.Module):
+        raise refusal(
+            "regularize: model must be an nn.Module",
+            repr(model) if isinstance(model, str) else type(model).__name__,
+            "Build the model first, such as torchvision.models.resnet18().",
+        )
     for name, value, values in (("recompute", recompute, RECOMPUTE), ("energy", energy, ENERGIES)):
         if value not in values:
             raise refusal(

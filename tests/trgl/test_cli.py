@@ -192,6 +192,7 @@ def test_a_failed_run_does_not_stop_a_comparison(
         (["train", "digits-20x1", "--data", "none.npz"], "none.npz: there is no such file"),
         (["train", "digits-20x1", "--device", "abacus"], "--device must name a device"),
         (["train", "digits-20x1", "--overwrite"], "--overwrite needs --out"),
+        (["train", "digits-20x1", "--threads", "99999"], "threads must be at most 1,024"),
         (["train", "digits-20x1", "--epoch", "1"], "unrecognized arguments: --epoch"),
         (["train", "mnist-20x1"], "--data DIR --download"),
         (

@@ -514,7 +514,8 @@ def test_drop_last_leaves_other_images_out_each_epoch() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1"),
+        ({"batch_size": 1.5}, "batch_size must be a whole number of at least 1, received 1.5"),
         ({"crop_padding": -1}, "crop_padding"),
         ({"seed": -1}, "seed"),
         ({"mean": [0.5]}, "belong together"),

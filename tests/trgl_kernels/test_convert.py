@@ -217,6 +217,8 @@ def test_a_block_with_a_forward_of_its_own_is_left() -> None:
 
 
 def test_mistakes_are_explained() -> None:
+    with pytest.raises(ValueError, match=r"must be an nn.Module; received 'resnet18'. Build"):
+        regularize("resnet18")
     with pytest.raises(
         ValueError, match="must have a residual block that is known; received Linear"
     ):

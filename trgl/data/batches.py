@@ -83,8 +83,10 @@ class Batches:
             ("crop_padding", crop_padding, 0),
             ("seed", seed, 0),
         ):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, received {value}.")
+            if not isinstance(value, int) or value < least:
+                raise ValueError(
+                    f"{name} must be a whole number of at least {least}, received {value!r}."
+                )
         if (mean is None) != (std is None):
             raise ValueError(
                 "mean and std belong together: give both, or neither to take those of the images."
