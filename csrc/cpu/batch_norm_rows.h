@@ -1,8 +1,8 @@
 // The passes of the operators with batch normalization over rows: [N·S, C] with C contiguous, which
 // is channels_last, and [N, C].
 //
-// A block is some rows that stay in the cache; reductions go down its columns, a vector of channels
-// at a time.
+// A block is some rows that stay in the cache; reductions go down its columns, some vectors of
+// channels side by side: a single one, a cache line wide, would skip through memory.
 #pragma once
 
 #include "batch_norm_passes.h"
@@ -25,10 +25,32 @@ struct Rows {
   }
 };
 
+// Vectors of channels that a reduction takes down a block side by side. On an EPYC and a Xeon with
+// AVX-512 four are faster than one by a fifth at C = 64 and beyond, and eight spill.
+constexpr int kSide = 4;
+
+// Calls f(width, count, c) for all channels: kSide vectors of W at c, one of W, or one of 1.
+template <int W, class F>
+TRGL_INLINE void for_columns(int64_t channels, const F& f) {
+  using std::integral_constant;
+  int64_t c = 0;
+  for (; c + kSide * W <= channels; c += kSide * W) {
+    f(integral_constant<int, W>(), integral_constant<int, kSide>(), c);
+  }
+  for (; c + W <= channels; c += W) {
+    f(integral_constant<int, W>(), integral_constant<int, 1>(), c);
+  }
+  for (; c < channels; ++c) {
+    f(integral_constant<int, 1>(), integral_constant<int, 1>(), c);
+  }
+}
+
 // A channel's values as the vectors [c, c + W) of the columns.
 template <class A, int W>
 struct Column {
   simd::Vector<A, W> mean, rstd, weight, bias, slope, mean_g, mean_gz;
+
+  Column() = default;
 
   template <class T>
   TRGL_INLINE Column(const Backward<T>& a, int64_t c)
@@ -46,38 +68,42 @@ template <class T>
 struct RowStatistics {
   using A = Accumulator<T>;
 
-  template <int W>
+  template <int W, int SIDE>
   static TRGL_INLINE void columns(
       const Forward<T>& a, const Rows& rows, int64_t block, int64_t begin, int64_t end, int64_t c) {
-    simd::Vector<A, W> total{}, distance{}, squares{};
+    simd::Vector<A, W> near[SIDE]{}, distance[SIDE]{}, squares[SIDE]{};
     for (int64_t row = begin; row < end; ++row) {
-      total += simd::load<W>(a.z + row * rows.channels + c);
+      for (int i = 0; i < SIDE; ++i) {
+        near[i] += simd::load<W>(a.z + row * rows.channels + c + i * W);
+      }
     }
-    const simd::Vector<A, W> near = total / static_cast<A>(end - begin);
+    for (int i = 0; i < SIDE; ++i) {
+      near[i] = near[i] / static_cast<A>(end - begin);
+    }
     for (int64_t row = begin; row < end; ++row) {
-      const simd::Vector<A, W> d = simd::load<W>(a.z + row * rows.channels + c) - near;
-      distance += d;
-      squares += d * d;
+      for (int i = 0; i < SIDE; ++i) {
+        const auto d = simd::load<W>(a.z + row * rows.channels + c + i * W) - near[i];
+        distance[i] += d;
+        squares[i] += d * d;
+      }
     }
-    for (int lane = 0; lane < W; ++lane) {
-      a.blocks[block * rows.channels + c + lane] =
-          Moments::around(near[lane], end - begin, distance[lane], squares[lane]);
+    for (int i = 0; i < SIDE; ++i) {
+      for (int lane = 0; lane < W; ++lane) {
+        a.blocks[block * rows.channels + c + i * W + lane] =
+            Moments::around(near[i][lane], end - begin, distance[i][lane], squares[i][lane]);
+      }
     }
   }
 
   template <int BYTES>
   static TRGL_INLINE void run(const Forward<T>* a, const Rows* rows, int64_t first, int64_t last) {
-    constexpr int W = BYTES / sizeof(A);
     for (int64_t block = first; block < last; ++block) {
       const int64_t begin = block * rows->height;
       const int64_t end = std::min(rows->rows, begin + rows->height);
-      int64_t c = 0;
-      for (; c + W <= rows->channels; c += W) {
-        columns<W>(*a, *rows, block, begin, end, c);
-      }
-      for (; c < rows->channels; ++c) {
-        columns<1>(*a, *rows, block, begin, end, c);
-      }
+      for_columns<BYTES / sizeof(A)>(
+          rows->channels, [&](auto width, auto side, int64_t c) TRGL_INLINE_LAMBDA {
+            columns<width, side>(*a, *rows, block, begin, end, c);
+          });
     }
   }
 };
@@ -173,7 +199,7 @@ template <class T, Power P, Mask MASK>
 struct RowReduce {
   using A = Accumulator<T>;
 
-  template <int W>
+  template <int W, int SIDE>
   static TRGL_INLINE void columns(
       const Backward<T>& a,
       const Rows& rows,
@@ -181,37 +207,40 @@ struct RowReduce {
       int64_t begin,
       int64_t end,
       int64_t c) {
-    const Column<A, W> column(a, c);
-    simd::Vector<A, W> sum_g{}, sum_gz{};
+    Column<A, W> column[SIDE];
+    for (int i = 0; i < SIDE; ++i) {
+      column[i] = Column<A, W>(a, c + i * W);
+    }
+    simd::Vector<A, W> sum_g[SIDE]{}, sum_gz[SIDE]{};
     for (int64_t row = begin; row < end;) {
       const int64_t n = row / rows.size;
       const Sample<A> sample(a, n);
       for (const int64_t stop = std::min(end, (n + 1) * rows.size); row < stop; ++row) {
-        const auto [g, z_hat] =
-            gradient<P, MASK, true, W>(a, a.grad_y, row * rows.channels + c, column, sample);
-        sum_g += g;
-        sum_gz += g * z_hat;
+        for (int i = 0; i < SIDE; ++i) {
+          const int64_t at = row * rows.channels + c + i * W;
+          const auto [g, z_hat] = gradient<P, MASK, true, W>(a, a.grad_y, at, column[i], sample);
+          sum_g[i] += g;
+          sum_gz[i] += g * z_hat;
+        }
       }
     }
-    for (int lane = 0; lane < W; ++lane) {
-      a.blocks[block * rows.channels + c + lane] = {
-          static_cast<double>(sum_g[lane]), static_cast<double>(sum_gz[lane])};
+    for (int i = 0; i < SIDE; ++i) {
+      for (int lane = 0; lane < W; ++lane) {
+        a.blocks[block * rows.channels + c + i * W + lane] = {
+            static_cast<double>(sum_g[i][lane]), static_cast<double>(sum_gz[i][lane])};
+      }
     }
   }
 
   template <int BYTES>
   static TRGL_INLINE void run(const Backward<T>* a, const Rows* rows, int64_t first, int64_t last) {
-    constexpr int W = BYTES / sizeof(A);
     for (int64_t block = first; block < last; ++block) {
       const int64_t begin = block * rows->height;
       const int64_t end = std::min(rows->rows, begin + rows->height);
-      int64_t c = 0;
-      for (; c + W <= rows->channels; c += W) {
-        columns<W>(*a, *rows, block, begin, end, c);
-      }
-      for (; c < rows->channels; ++c) {
-        columns<1>(*a, *rows, block, begin, end, c);
-      }
+      for_columns<BYTES / sizeof(A)>(
+          rows->channels, [&](auto width, auto side, int64_t c) TRGL_INLINE_LAMBDA {
+            columns<width, side>(*a, *rows, block, begin, end, c);
+          });
     }
   }
 };

@@ -12,7 +12,7 @@ from trgl_kernels import reference
 
 SHAPES = [(6, 7), (3, 11, 6), (2, 3, 5, 7), (3, 16, 4, 4), (5, 33, 1, 1), (2, 3, 2, 3, 4)]
 if not INTERPRETED:
-    SHAPES += [(2, 5, 97, 101), (4, 33, 28, 28), (20, 1, 30, 30)]
+    SHAPES += [(3, 83, 5, 7), (2, 5, 97, 101), (4, 33, 28, 28), (20, 1, 30, 30)]
 
 Normal = Callable[..., Tensor]
 
