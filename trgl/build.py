@@ -42,6 +42,7 @@ def build_network(recipe: Recipe, images: ImageData, seed: int) -> GreedyNetwork
             encoder="stem" if blocks else None,
             freeze_encoder=recipe.freeze_encoder,
             shared_head=recipe.shared_head,
+            recompute_heads=recipe.recompute_heads,
             seed=generator(seed, HEADS).initial_seed(),  # the body's first draws are another's
         )
         if recipe.init_gain:

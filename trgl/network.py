@@ -11,6 +11,7 @@ from .assembled import Assembled
 from .body import Body, Unit
 from .encoder import Batches, FrozenEncoder
 from .ownership import check_ownership
+from .recompute import recomputed
 
 
 class GreedyModule(nn.Module):
@@ -23,6 +24,7 @@ class GreedyModule(nn.Module):
         head: maps features [N, *] to logits [N, classes].
         freeze_head: the head's weights stay as they are, and it stays in evaluation mode.
         energy_terms: how many energies the body reports in one forward pass; None if unknown.
+        recompute_head: autograd keeps nothing of the head, which runs again in backward.
     """
 
     body: Body
@@ -35,12 +37,14 @@ class GreedyModule(nn.Module):
         *,
         freeze_head: bool = False,
         energy_terms: int | None = None,
+        recompute_head: bool = False,
     ) -> None:
         super().__init__()
         self.body = body
         self.head = head
         self.freeze_head = freeze_head
         self.energy_terms = energy_terms
+        self.recompute_head = recompute_head
         if freeze_head:
             head.requires_grad_(False)
             head.eval()
@@ -59,8 +63,9 @@ class GreedyModule(nn.Module):
         """Returns the features for the next module and the logits of this one's head."""
         features = self.body(x)
         with collect.no_energy():
-            logits = self.head(features)
-        return features, logits
+            if self.recompute_head:
+                return features, recomputed(self.head, features)
+            return features, self.head(features)
 
 
 class GreedyNetwork(nn.Module):
@@ -237,6 +242,7 @@ class GreedyNetwork(nn.Module):
             self[-1].head,
             freeze_head=self[-1].freeze_head,
             energy_terms=None if None in terms else sum(term or 0 for term in terms),
+            recompute_head=self[-1].recompute_head,
         )
 
     def calibrate(self, loader: Batches) -> None:

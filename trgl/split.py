@@ -18,6 +18,7 @@ from .encoder import FrozenEncoder
 from .heads import Head, Shape
 from .layout import layout_of
 from .network import GreedyModule, GreedyNetwork
+from .recompute import recomputing
 from .undo import undone_on_error
 
 ENERGIES = ("residue", "displacement", "module")
@@ -37,6 +38,7 @@ def split(
     freeze_encoder: bool = False,
     shared_head: bool = False,
     freeze_head: bool = False,
+    recompute_heads: bool | int = False,
     seed: int | None = None,
 ) -> GreedyNetwork:
     """Splits a model into K modules with a head each, ready for module-wise training.
@@ -69,6 +71,11 @@ def split(
             0 with its own head. It is never penalized.
         shared_head: all K modules use one head.
         freeze_head: the heads stay as they are, in evaluation mode.
+        recompute_heads: autograd keeps no activation of a head, and runs its forward pass again in
+            backward, with the same gradients bit by bit: True for all modules, or a number for the
+            first so many (and module 0), whose heads work on large maps. Less is held between the
+            two passes; the second run comes first in backward, so that the peak of a step that
+            runs them back to back stays. A head with hooks keeps what it kept.
         seed: of the initialization of the heads; None takes PyTorch's global generator.
 
     Returns:
@@ -82,6 +89,7 @@ def split(
     Source: TRGL (Karkar et al., NeurIPS 2023), section 3; energy="module" is equation 2.
     """
     shape = _check(model, modules, input_shape, num_classes, energy, encoder, freeze_encoder, seed)
+    recomputes = recomputing(recompute_heads, modules)
     layout = layout_of(model)
     counts = _counts(balance, modules, len(layout.blocks))
     own, rest = _head_lists(head, modules, encoder is not None and not freeze_encoder)
@@ -128,12 +136,16 @@ def split(
             module_zero = (
                 FrozenEncoder(front.named_units())
                 if front_head is None
-                else GreedyModule(front, front_head, freeze_head=freeze_head)
+                else GreedyModule(
+                    front, front_head, freeze_head=freeze_head, recompute_head=recomputes[0]
+                )
             )
         return GreedyNetwork(
             [
-                GreedyModule(body, one, freeze_head=freeze_head, energy_terms=count)
-                for body, one, count in zip(bodies, built, terms, strict=True)
+                GreedyModule(
+                    body, one, freeze_head=freeze_head, energy_terms=count, recompute_head=again
+                )
+                for body, one, count, again in zip(bodies, built, terms, recomputes, strict=True)
             ],
             module_zero,
             input_shape=shape,

@@ -18,9 +18,13 @@ _TIMM_DROP_PATH = ("timm.layers.drop", "DropPath")
 
 def customized(module: nn.Module) -> bool:
     """Whether calling `module` does something else than the forward of its class."""
+    return "forward" in vars(module) or hooked(module)
+
+
+def hooked(module: nn.Module) -> bool:
+    """Whether hooks run where `module` is called."""
     return bool(
-        "forward" in vars(module)
-        or module._forward_hooks
+        module._forward_hooks
         or module._forward_pre_hooks
         or module._backward_hooks
         or module._backward_pre_hooks

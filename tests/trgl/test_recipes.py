@@ -99,6 +99,7 @@ def test_an_override_is_noted() -> None:
         ({"encoder_kernel": 4}, "odd"),
         ({"batch_size": 1, "head": "mlp"}, "head mlp cannot train on one image"),
         ({"batch_size": 1, "head": "conv"}, "head conv cannot train on one image"),
+        ({"recompute_heads": 21}, "counts modules from the first on, received 21 with 20"),
         ({"end_to_end_milestones": (3, 2)}, "increasing"),
         ({"end_to_end_milestones": (0,)}, "from 1 on"),
     ],

@@ -160,7 +160,7 @@ def test_other_regimes(
     [
         {"block": "post-activation"},
         {"head": "mlp", "shared_head": False},
-        {"head": "conv"},
+        {"head": "conv", "recompute_heads": 1},
         {"head": "pool-linear"},
         {"freeze_encoder": False},
         {"energy": "module"},

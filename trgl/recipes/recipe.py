@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from trgl.data import DATASETS
+from trgl.recipes.fields import check_field, option
 
 METHODS = {
     "vanilla": "module-wise, without a penalty",
@@ -16,22 +16,6 @@ METHODS = {
     "end-to-end": "one loss at the end, ordinary backpropagation",
 }
 NETWORKS = ("blocks", "resnet18", "resnet34", "resnet50")
-
-
-def _option(
-    text: str,
-    *,
-    default: Any = dataclasses.MISSING,
-    unit: str = "",
-    choices: tuple[str, ...] = (),
-    least: float | None = None,
-    above: float | None = None,
-) -> Any:
-    """A field with what its command line option says and accepts."""
-    metadata = {"help": text, "unit": unit, "choices": choices, "least": least, "above": above}
-    if default is dataclasses.MISSING:
-        return dataclasses.field(metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,135 +29,140 @@ class Recipe:
         ValueError: a value out of its range, or values that contradict each other.
     """
 
-    name: str = _option("name of the recipe")
-    title: str = _option("what it trains, in a few words")
+    name: str = option("name of the recipe")
+    title: str = option("what it trains, in a few words")
     sources: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
 
-    dataset: str = _option("data set; --data FILE.npz replaces it", choices=DATASETS)
-    train_size: int = _option(
+    dataset: str = option("data set; --data FILE.npz replaces it", choices=DATASETS)
+    train_size: int = option(
         "training images drawn, stratified; 0 = all of them", unit="images", least=0
     )
-    validation_size: int = _option(
+    validation_size: int = option(
         "of those, images held out for validation", default=0, unit="images", least=0
     )
-    crop_padding: int = _option(
+    crop_padding: int = option(
         "random crop after padding each side by this much", default=0, unit="pixels", least=0
     )
-    flip: bool = _option("mirror training images at random", default=False)
-    mean: tuple[float, ...] = _option(
+    flip: bool = option("mirror training images at random", default=False)
+    mean: tuple[float, ...] = option(
         "mean of each channel for normalization, pixels from 0 to 1; "
         "nothing = that of the training images",
         default=(),
     )
-    std: tuple[float, ...] = _option(
+    std: tuple[float, ...] = option(
         "standard deviation of each channel; nothing = that of the training images", default=()
     )
 
-    network: str = _option("kind of network: equal blocks in a row, or a ResNet", choices=NETWORKS)
-    modules: int = _option("modules K, each with a loss of its own", unit="modules", least=1)
-    blocks: int = _option(
+    network: str = option("kind of network: equal blocks in a row, or a ResNet", choices=NETWORKS)
+    modules: int = option("modules K, each with a loss of its own", unit="modules", least=1)
+    blocks: int = option(
         "residual blocks per module, for the network of equal blocks",
         default=1,
         unit="blocks",
         least=1,
     )
-    filters: int = _option(
+    filters: int = option(
         "width of the network of equal blocks", default=32, unit="channels", least=1
     )
-    block: str = _option(
+    block: str = option(
         "order inside a residual block",
         default="pre-activation",
         choices=("pre-activation", "post-activation"),
     )
-    encoder_kernel: int = _option(
+    encoder_kernel: int = option(
         "side of the encoder's convolution, which stands before the equal blocks",
         default=3,
         unit="pixels",
         least=1,
     )
-    encoder_stride: int = _option("its stride", default=1, unit="pixels", least=1)
-    freeze_encoder: bool = _option(
+    encoder_stride: int = option("its stride", default=1, unit="pixels", least=1)
+    freeze_encoder: bool = option(
         "keep the encoder at its random weights, its BN statistics taken once from the "
         "training images; only for equal blocks",
         default=False,
     )
-    stem: str = _option(
+    stem: str = option(
         "first layers of a ResNet: 3x3 stride 1; 7x7 stride 2; 7x7 stride 2 and max-pooling",
         default="cifar",
         choices=("cifar", "tiny-imagenet", "imagenet"),
     )
-    head: str = _option(
+    head: str = option(
         "classifier of a module",
         default="conv",
         choices=("conv", "linear", "mlp", "pool-linear"),
     )
-    shared_head: bool = _option("one classifier for all modules", default=False)
-    init_gain: float = _option(
+    shared_head: bool = option("one classifier for all modules", default=False)
+    recompute_heads: int = option(
+        "how many modules, from the first on, keep no activation of their classifier for backward "
+        "and run it again there, with the same result",
+        default=0,
+        unit="modules",
+        least=0,
+    )
+    init_gain: float = option(
         "gain of the orthogonal initialization; 0 = PyTorch's own", default=0.0, least=0
     )
 
-    regime: str = _option(
+    regime: str = option(
         "order of the module-wise steps",
         default="parallel",
         choices=("parallel", "sequential", "multi-lap"),
     )
-    laps: int = _option("laps over the modules, for multi-lap", default=1, unit="laps", least=1)
-    epochs: int = _option("epochs (of each module)", unit="epochs", least=1)
-    epochs_step: int = _option(
+    laps: int = option("laps over the modules, for multi-lap", default=1, unit="laps", least=1)
+    epochs: int = option("epochs (of each module)", unit="epochs", least=1)
+    epochs_step: int = option(
         "more epochs for each later module: the k-th gets epochs + k times this; "
         "sequential regimes only",
         default=0,
         unit="epochs",
         least=0,
     )
-    batch_size: int = _option("batch size", unit="images", least=1)
-    drop_last: bool = _option(
+    batch_size: int = option("batch size", unit="images", least=1)
+    drop_last: bool = option(
         "leave out the last batch of an epoch where it is smaller than the others", default=False
     )
-    optimizer: str = _option("optimizer", default="sgd", choices=("sgd", "adamw"))
-    learning_rate: float = _option("learning rate", above=0)
-    momentum: float = _option("momentum of SGD", default=0.9, least=0)
-    weight_decay: float = _option("weight decay", default=0.0, least=0)
-    label_smoothing: float = _option("label smoothing", default=0.0, least=0)
-    end_to_end_learning_rate: float = _option("learning rate of end-to-end training", above=0)
-    end_to_end_milestones: tuple[int, ...] = _option(
+    optimizer: str = option("optimizer", default="sgd", choices=("sgd", "adamw"))
+    learning_rate: float = option("learning rate", above=0)
+    momentum: float = option("momentum of SGD", default=0.9, least=0)
+    weight_decay: float = option("weight decay", default=0.0, least=0)
+    label_smoothing: float = option("label smoothing", default=0.0, least=0)
+    end_to_end_learning_rate: float = option("learning rate of end-to-end training", above=0)
+    end_to_end_milestones: tuple[int, ...] = option(
         "epochs after which end-to-end training divides its learning rate by 5",
         default=(),
         unit="epochs",
     )
 
-    tau: float = _option(
-        "strength 1/(2 tau) of the transport penalty: smaller is stronger", above=0
-    )
-    weighting: str = _option(
+    tau: float = option("strength 1/(2 tau) of the transport penalty: smaller is stronger", above=0)
+    weighting: str = option(
         "tau for all modules, tau then twice tau in the second half of the modules, or the "
         "method of multipliers in its place",
         default="fixed",
         choices=("fixed", "doubled", "multipliers"),
     )
-    multiplier_initial: float = _option("first weight of the criterion", default=1.0, above=0)
-    multiplier_growth: float = _option("its growth per unit of the criterion", default=1.0, least=0)
-    multiplier_every: int = _option(
+    multiplier_initial: float = option("first weight of the criterion", default=1.0, above=0)
+    multiplier_growth: float = option("its growth per unit of the criterion", default=1.0, least=0)
+    multiplier_every: int = option(
         "its growth happens every so many steps", default=50, unit="steps", least=1
     )
-    reduction: str = _option(
+    reduction: str = option(
         "energy of a block per feature, or its sum", default="mean", choices=("mean", "sum")
     )
-    energy: str = _option(
+    energy: str = option(
         "what is penalized: a block's residue, its displacement after the activation, or the "
         "module's as a whole",
         default="residue",
         choices=("residue", "displacement", "module"),
     )
-    power: float = _option("exponent p of the energy", default=2.0, least=1)
+    power: float = option("exponent p of the energy", default=2.0, least=1)
 
-    evaluate_every: int = _option(
+    evaluate_every: int = option(
         "epochs from one evaluation on test and validation images to the next; the last has one",
         default=10,
         unit="epochs",
         least=1,
     )
-    threads: int = _option(
+    threads: int = option(
         "CPU threads of one run, which shape its last digits; 0 = all cores, shared by --jobs",
         default=0,
         unit="threads",
@@ -182,7 +171,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for field in options():
-            _check_field(self, field)
+            check_field(self, field)
         self._check_together()
 
     def _check_together(self) -> None:
@@ -222,6 +211,11 @@ class Recipe:
                 f"a {self.network} has post-activation blocks and its stem in module 1, received "
                 f"block {self.block} and freeze_encoder {self.freeze_encoder}; set block to "
                 "post-activation and freeze_encoder to false, or network to blocks."
+            )
+        if self.recompute_heads > self.modules:
+            raise ValueError(
+                f"recompute_heads counts modules from the first on, received "
+                f"{self.recompute_heads} with {self.modules} modules; set it to that for all."
             )
         if self.batch_size == 1 and self.head in ("conv", "mlp"):
             raise ValueError(
@@ -267,24 +261,3 @@ def options() -> list[dataclasses.Field[Any]]:
     """The fields that can be overridden, in the order of the class."""
     fields = dataclasses.fields(Recipe)
     return [field for field in fields if field.name not in ("name", "title", "sources")]
-
-
-def _kinds(annotation: str) -> tuple[type, ...]:
-    return {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}.get(
-        annotation, (tuple,)
-    )
-
-
-def _check_field(recipe: Recipe, field: dataclasses.Field[Any]) -> None:
-    value: Any = getattr(recipe, field.name)
-    kinds = _kinds(str(field.type))
-    fits = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
-    if not fits:
-        raise ValueError(f"{field.name} must be of type {field.type}, received {value!r}.")
-    choices, least, above = (field.metadata[key] for key in ("choices", "least", "above"))
-    if choices and value not in choices:
-        raise ValueError(f"{field.name} must be one of {', '.join(choices)}, received {value!r}.")
-    if least is not None and not least <= value < math.inf:
-        raise ValueError(f"{field.name} must be at least {least}, and finite, received {value}.")
-    if above is not None and not above < value < math.inf:
-        raise ValueError(f"{field.name} must be above {above}, and finite, received {value}.")
