@@ -61,6 +61,30 @@ class Feed:
         if labels is not None:
             self._check_labels(labels)
 
+    @property
+    def samples(self) -> int | None:
+        """Images in the set; None where the loader does not say."""
+        labels = _labels_of(self.loader)
+        if labels is not None:
+            return len(labels)
+        if isinstance(self.loader, list | tuple):
+            return sum(len(batch[0]) for batch in self.loader)
+        known = getattr(self.loader, "samples", None)
+        return known if isinstance(known, int) else _length(getattr(self.loader, "dataset", None))
+
+    def check_repeats(self) -> None:
+        """Holds that the set does not say that its images change from epoch to epoch.
+
+        Raises:
+            ValueError: it says so.
+        """
+        if getattr(self.loader, "augmented", False):
+            raise ValueError(
+                f"A cache holds what frozen modules make of each image, but the {self.name} set "
+                f"crops or flips its images anew in every epoch. Use cache=None, or leave out crop "
+                f"and flip."
+            )
+
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         empty = True
         for batch in self.loader:

@@ -1,13 +1,14 @@
 """What a user gives once for all modules or once for each, resolved for every module."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from .network import GreedyModule, GreedyNetwork
-from .step import Criterion
+from .step import Criterion, LocalStep
 from .transport import Multipliers, Transport, Weights
 
 OptimizerBuilder = Callable[[list[nn.Parameter]], Optimizer]
@@ -146,6 +147,74 @@ def weights_of(
                 f"modules that keep theirs; or train with transport=None."
             )
     return transport.start(len(penalized), device)
+
+
+def steps_of(
+    modules: Sequence[tuple[int, GreedyModule]],
+    optimizer: OptimizerBuilder,
+    criteria: Sequence[Criterion],
+    device: torch.device,
+    *,
+    shared: Sequence[nn.Parameter] = (),
+    transport: Transport | Multipliers | None = None,
+    weights: Weights | None = None,
+    whole: bool = False,
+    compile: bool | Mapping[str, Any] = False,
+    autocast: torch.dtype | None = None,
+    clip_norm: float | None = None,
+    accumulate: int = 1,
+) -> tuple[list[LocalStep], list[Optimizer]]:
+    """The steps of all modules, and the optimizer of the head that they share, if any.
+
+    Args:
+        modules: pairs of number and module of all that train, front to back.
+        optimizer: from parameters to an Optimizer, called for the shared head, then per module.
+        criteria: one per module.
+        device: of the run.
+        shared: parameters of the head that the modules 1 to K share.
+        transport: the user's choice.
+        weights: what it gives; module 0 has no penalty.
+        whole: the network trains end to end, as one module.
+        compile, autocast, clip_norm, accumulate: as for `Trainer`.
+
+    Raises:
+        ValueError: a module without parameters that can be trained, or what `build_optimizer` and
+            `LocalStep` refuse.
+    """
+    together = [build_optimizer(optimizer, list(shared), "the shared head")] if shared else []
+    taken = {id(p) for p in shared}
+    steps: list[LocalStep] = []
+    for (number, module), criterion in zip(modules, criteria, strict=True):
+        own = [p for p in module.parameters() if p.requires_grad and id(p) not in taken]
+        if not own and not shared:
+            raise ValueError(
+                f"Module {number} has no parameter that can be trained. Use fewer modules, or "
+                f"leave its head unfrozen."
+            )
+        optimizers = [build_optimizer(optimizer, own, f"module {number}")] if own else []
+        forward = module
+        if compile:
+            options = {} if compile is True else dict(compile)
+            forward = torch.compile(module, **options)  # type: ignore[assignment]
+        steps.append(
+            LocalStep(
+                number,
+                module,
+                criterion,
+                optimizers + (together if number > 0 else []),
+                device,
+                weights=weights if number > 0 else None,
+                place=1 if whole else number,
+                reduction="mean" if transport is None else transport.reduction,
+                p=2.0 if transport is None else transport.p,
+                forward=forward,
+                autocast=autocast,
+                clip_norm=clip_norm,
+                accumulate=accumulate,
+                shared=shared if number > 0 else (),
+            )
+        )
+    return steps, together
 
 
 def device_of(device: torch.device | str | None, here: torch.device) -> torch.device:

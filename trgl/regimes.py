@@ -82,13 +82,14 @@ def train_epoch(
 
     Args:
         steps: of the modules, front to back.
-        active: numbers of those that train; the others hand on their features without a gradient.
-        front: the frozen encoder, or the identity.
+        active: numbers of those that train; others between them hand on their features without a
+            gradient.
+        front: what all in front of the first that trains make of the images.
         batches: pairs of images [N, C, H, W] and labels [N], on the device.
         on_batch: called after each batch with its number from 1.
     """
-    last = max(active)
-    needed = [(step, step.number in active) for step in steps if step.number <= last]
+    first, last = min(active), max(active)
+    needed = [(step, step.number in active) for step in steps if first <= step.number <= last]
     for count, (images, labels) in enumerate(batches, 1):
         x = front(images)
         for step, trains in needed:

@@ -2,30 +2,32 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .encoder import FrozenEncoder
 from .evaluation import evaluate
 from .feed import Feed, Loader
+from .frozen import FrozenFront
 from .metrics import EpochRecord, Evaluation, History
 from .network import GreedyNetwork
 from .per_module import (
     Epochs,
     OptimizerBuilder,
-    build_optimizer,
     check_run,
     criteria_of,
     device_of,
     epochs_of,
+    steps_of,
     weights_of,
 )
 from .regimes import Phase, schedule, train_epoch
 from .schedulers import SchedulerBuilder, Schedulers
-from .step import Criterion, DivergenceError, LocalStep, measured
+from .step import Criterion, DivergenceError, measured
+from .store import Place
 from .transport import Multipliers, Transport
 
 __all__ = ["DivergenceError", "Trainer"]
@@ -58,6 +60,11 @@ class Trainer:
         autocast: torch.bfloat16, torch.float16 (with loss scaling per module), or None.
         channels_last: memory layout of the network and the images.
         compile: compile each module; a dict holds options for `torch.compile`.
+        chunk: images per pass through the modules that are frozen in front of those that train;
+            None takes a batch as it is. Small passes need little memory, and change the features by
+            no more than the rounding of layers that compute another batch size in another way.
+        cache: what the frozen modules make of the training images is computed once and kept: in
+            "memory", or on the disk of a directory. For training sets without random augmentation.
         evaluate_every: epochs between evaluations; the last epoch is always evaluated.
         seed: of PyTorch's generators during `fit`, which are given back as they were.
 
@@ -84,6 +91,8 @@ class Trainer:
         autocast: torch.dtype | None = None,
         channels_last: bool = False,
         compile: bool | Mapping[str, Any] = False,
+        chunk: int | None = None,
+        cache: Place | None = None,
         evaluate_every: int = 1,
         seed: int = 0,
     ) -> None:
@@ -108,41 +117,21 @@ class Trainer:
 
         criteria = criteria_of(criterion, numbers, self.device)
         self.weights = weights_of(transport, modules, self.device, regime == "end-to-end")
-        shared = self._shared_parameters()
-        shared_optimizer = [build_optimizer(optimizer, shared, "the shared head")] if shared else []
-        taken = {id(p) for p in shared}
-        self.steps: list[LocalStep] = []
-        for (number, module), loss in zip(modules, criteria, strict=True):
-            own = [p for p in module.parameters() if p.requires_grad and id(p) not in taken]
-            if not own and not shared:
-                raise ValueError(
-                    f"Module {number} has no parameter that can be trained. Use fewer modules, or "
-                    f"leave its head unfrozen."
-                )
-            optimizers = [build_optimizer(optimizer, own, f"module {number}")] if own else []
-            penalized = self.weights is not None and number > 0
-            forward = module
-            if compile:
-                options = {} if compile is True else dict(compile)
-                forward = torch.compile(module, **options)  # type: ignore[assignment]
-            self.steps.append(
-                LocalStep(
-                    number,
-                    module,
-                    loss,
-                    optimizers + (shared_optimizer if number > 0 else []),
-                    self.device,
-                    weights=self.weights if penalized else None,
-                    place=1 if regime == "end-to-end" else number,
-                    reduction="mean" if transport is None else transport.reduction,
-                    p=2.0 if transport is None else transport.p,
-                    forward=forward,
-                    autocast=autocast,
-                    clip_norm=clip_norm,
-                    accumulate=accumulate,
-                    shared=shared if number > 0 else (),
-                )
-            )
+        self.steps, shared_optimizer = steps_of(
+            modules,
+            optimizer,
+            criteria,
+            self.device,
+            shared=self._shared_parameters(),
+            transport=transport,
+            weights=self.weights,
+            whole=regime == "end-to-end",
+            compile=compile,
+            autocast=autocast,
+            clip_norm=clip_norm,
+            accumulate=accumulate,
+        )
+        self.front = FrozenFront(network, self.steps, chunk, cache)
         self.schedulers = Schedulers(
             scheduler,
             {
@@ -185,7 +174,8 @@ class Trainer:
 
         Raises:
             ValueError: an empty set, images or labels that do not fit the network, an encoder that
-                is frozen before it was calibrated, a transport cost without any energy.
+                is frozen before it was calibrated, a transport cost without any energy, a cache
+                that cannot be: nothing is frozen, the images change, or there is no room.
             DivergenceError: a loss became infinite or NaN.
         """
         feed = self._feed(train, "training")
@@ -195,11 +185,14 @@ class Trainer:
         ]
         if isinstance(self.network.encoder, FrozenEncoder):
             self.network.encoder.check_calibrated()
+        if self.front.cache is not None:
+            feed.check_repeats()
+        self.front.open([phase.active for phase in self.phases], feed.samples)
         records: list[EpochRecord] = []
         self.network.zero_grad(set_to_none=True)
         for step in self.steps:
             step.begin()
-        with self._fork():
+        with self._fork(), closing(self.front):
             torch.manual_seed(self.seed)
             for epoch, phase in enumerate(self.phases, 1):
                 record = self._epoch(epoch, phase, feed, others[0], others[1], on_step)
@@ -233,13 +226,15 @@ class Trainer:
         for step in active:
             step.module.train()
             step.meter.reset()
+        self.front.begin(phase.active)
         train_epoch(
             self.steps,
             phase.active,
-            self._front,
+            self.front,
             train,
             None if on_step is None else lambda batch: on_step(epoch, batch),
         )
+        self.front.end()
         loss, cost, accuracy = measured(active, epoch)
         seconds = time.perf_counter() - started
         rates = {s.number: float(s.optimizers[0].param_groups[0]["lr"]) for s in active}
@@ -263,15 +258,6 @@ class Trainer:
     def _evaluate(self, feed: Feed) -> Evaluation:
         with self._fork():  # so that evaluating changes nothing of what training draws
             return evaluate(self.network, self.steps, feed, whole=self.regime == "end-to-end")
-
-    @torch.no_grad()
-    def _front(self, images: Tensor) -> Tensor:
-        """The frozen encoder, or the identity."""
-        if not isinstance(self.network.encoder, FrozenEncoder):
-            return images
-        with self.steps[0].precision():
-            features: Tensor = self.network.encoder(images)
-        return features
 
     def _feed(self, loader: Loader, name: str) -> Feed:
         network = self.network

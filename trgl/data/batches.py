@@ -119,6 +119,16 @@ class Batches:
         """Number of batches in an epoch."""
         return len(self._bounds())
 
+    @property
+    def samples(self) -> int:
+        """Number of images."""
+        return len(self._labels)
+
+    @property
+    def augmented(self) -> bool:
+        """Whether an image changes at random from epoch to epoch."""
+        return self.crop_padding > 0 or self.flip
+
     def set_epoch(self, epoch: int) -> None:
         """Let the next iteration be this epoch, counted from 0."""
         if epoch < 0:

@@ -1,0 +1,345 @@
+"""Frozen modules in small passes or remembered: the training is the same."""
+
+import os
+import warnings
+
+import pytest
+import torch
+from small import CLASSES, SHAPE, Once, batches, differing, network, sgd, state
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import trgl
+from trgl import Trainer, Transport, store
+from trgl.data import Batches
+from trgl.digests import fingerprints, generators, keys_of
+
+PIXELS = torch.randint(0, 256, (21, *SHAPE), dtype=torch.uint8)
+LABELS = torch.arange(21) % CLASSES
+FLOATS = torch.randn(21, *SHAPE)
+
+
+def shuffled(**options):
+    return Batches(PIXELS, LABELS, 5, shuffle=True, **{"seed": 3, **options})  # 5 5 5 6
+
+
+LOADERS = {
+    "list": lambda: batches(3, 4),
+    "uneven list": lambda: list(zip(FLOATS.split(8), LABELS.split(8), strict=True)),
+    "batches": shuffled,
+    "uneven": lambda: Batches(PIXELS, LABELS, 8, shuffle=True, seed=1),  # 8 8 5
+    "dropping": lambda: Batches(PIXELS, LABELS, 8, shuffle=True, drop_last=True),
+    "DataLoader": lambda: DataLoader(TensorDataset(FLOATS, LABELS), 8, shuffle=True),
+    "twins": lambda: DataLoader(TensorDataset(FLOATS[LABELS], LABELS), 8, shuffle=True),
+}
+RUNS = {
+    "sequential": {"regime": "sequential", "epochs": 3},
+    "laps": {"regime": "multi-lap", "laps": 2, "epochs": 4},
+    "parallel": {"epochs": [1, 4, 3]},
+}
+
+
+def run(cache, data, net_options=None, chunk=None, **options):
+    torch.manual_seed(5)
+    net = network(modules=3, **{"head": "conv", **(net_options or {})})
+    calls = []
+    fronts = [net.encoder] if isinstance(net.encoder, trgl.FrozenEncoder) else []
+    for body in [*fronts, *(module.body for module in net)]:
+        body.register_forward_hook(
+            lambda m, i, o: calls.append(len(o)) if not torch.is_grad_enabled() else None
+        )
+    trainer = Trainer(
+        net,
+        optimizer=sgd,
+        transport=Transport(0.1),
+        cache=cache,
+        chunk=chunk,
+        **{"regime": "sequential", "epochs": 3, **options},
+    )
+    history = trainer.fit(data)
+    records = [(r.train_loss, r.train_accuracy, r.cost) for r in history.records]
+    return state(net), records, calls
+
+
+def same(one, two):
+    assert not differing(one[0], two[0])
+    assert one[1] == two[1]
+
+
+@pytest.mark.parametrize("place", ["memory", "disk"])
+@pytest.mark.parametrize("regime", RUNS.values(), ids=RUNS.keys())
+@pytest.mark.parametrize("data", LOADERS.values(), ids=LOADERS.keys())
+def test_the_training_is_the_same_to_the_last_bit(place, regime, data, tmp_path):
+    cached = run("memory" if place == "memory" else tmp_path, data(), **regime)
+    plain = run(None, data(), **regime)
+    same(cached, plain)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("net_options", "options"),
+    [
+        ({}, {"autocast": torch.bfloat16}),
+        ({}, {"channels_last": True}),
+        ({"encoder": "stem"}, {}),
+        ({"encoder": "stem", "freeze_encoder": True}, {}),
+        ({"encoder": "stem", "freeze_encoder": True}, {"regime": "parallel"}),
+        ({"encoder": "stem", "freeze_encoder": True}, {"regime": "end-to-end"}),
+        ({"block": "post-activation", "shared_head": True}, {"accumulate": 2}),
+        ({"recompute_heads": True}, {"clip_norm": 1.0}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("chunk", [None, 3])
+def test_it_is_the_same_with_every_option(net_options, options, chunk):
+    runs = [run(c, LOADERS["uneven"](), net_options, chunk, **options) for c in ("memory", None)]
+    same(*runs)
+    assert len(runs[0][2]) < len(runs[1][2])  # fewer passes through frozen modules
+
+
+@pytest.mark.parametrize("data", ["list", "uneven", "DataLoader"])
+def test_frozen_modules_run_in_one_epoch_only(data):
+    count = {"list": 3, "uneven": 3, "DataLoader": 3}[data]
+    for place, epochs in (("memory", 2), ("memory", 5), (None, 5)):
+        *_, calls = run(place, LOADERS[data](), epochs=epochs)
+        if place is None:  # one module before module 2, two before module 3
+            assert len(calls) == epochs * count * (1 + 2)
+        elif data == "list":  # what module 3 sees is made from what module 2 saw
+            assert calls == [4] * (count * (1 + 1))
+        else:  # a batch of 5 after two of 8: computed each time, and once more to be remembered
+            assert calls.count(8) == (2 + 1) + (2 + 2)
+            assert calls.count(5) == epochs * (1 + 2)
+
+
+@pytest.mark.parametrize("cache", [None, "memory"])
+def test_a_chunk_bounds_every_pass(cache):
+    *_, calls = run(cache, LOADERS["uneven"](), chunk=3)
+    assert set(calls) == {3}
+    *_, calls = run(cache, LOADERS["uneven"](), chunk=8)  # no smaller than a batch
+    assert set(calls) <= {8, 5}
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_chunks_change_features_by_rounding_only(chunk, layout):
+    net = network(modules=3, head="conv").eval()
+    trainer = Trainer(net, "sequential", optimizer=sgd, chunk=chunk)
+    images = FLOATS[:8].contiguous(memory_format=layout)
+    trainer.front.begin([3])
+    features = trainer.front(images)
+    expected = net[1].body(net[0].body(images))
+    torch.testing.assert_close(features, expected, rtol=1e-5, atol=1e-6)
+    assert features.stride() == expected.stride()
+    assert not features.requires_grad
+    if chunk in (2, 3):  # no kernel for a single sample, and a filled up pass
+        assert torch.equal(features, expected)
+
+
+def test_a_chunk_does_not_see_how_the_batch_was_filled_up():
+    trainer = Trainer(network(modules=2), "sequential", optimizer=sgd, chunk=4)
+    trainer.network.eval()
+    trainer.front.begin([2])
+    whole = trainer.front(FLOATS)
+    for chosen in ([3], [20, 7], [0, 5, 6, 1, 9]):
+        assert torch.equal(trainer.front(FLOATS[chosen]), whole[chosen])
+
+
+class Noisy(Once):
+    """A loader that says how long it is and not that its images change."""
+
+    def __init__(self, changes):
+        super().__init__([])
+        self.samples = 12
+        self.changes = changes
+
+    def __iter__(self):
+        for images, labels in batches(3, 4):
+            yield images + self.changes * torch.rand(()), labels
+
+
+def test_images_that_change_are_noticed_and_computed():
+    plain = run(None, Noisy(1.0))
+    with pytest.warns(UserWarning, match="holds 12 images, and gave more different ones"):
+        cached = run("memory", Noisy(1.0))
+    same(cached, plain)
+    same(run("memory", Noisy(0.0)), run(None, Noisy(0.0)))
+
+
+class Random(nn.Module):
+    def forward(self, x):
+        return x + 0.01 * torch.rand(x.shape)
+
+
+def test_frozen_modules_that_draw_random_numbers_are_computed():
+    def once(cache):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(72, 8), Random(), nn.Linear(8, 8))
+        net = trgl.split(model, 2, SHAPE, CLASSES, "linear")
+        history = Trainer(net, "sequential", optimizer=sgd, epochs=3, cache=cache).fit(batches())
+        return state(net), [r.train_loss for r in history.records]
+
+    plain = once(None)
+    with pytest.warns(UserWarning, match="a frozen module draws random numbers"):
+        same(once("memory"), plain)
+
+
+def test_weights_that_somebody_changes_are_noticed():
+    def once(cache):
+        net = network(modules=2)
+
+        def meddle(record):
+            if record.epoch == 4:  # module 2 trains for the second time
+                with torch.no_grad():
+                    next(net[0].body.parameters()).data.mul_(1.5)
+
+        trainer = Trainer(net, "sequential", optimizer=sgd, epochs=3, cache=cache)
+        history = trainer.fit(batches(), on_epoch=meddle)
+        return state(net), [r.train_loss for r in history.records]
+
+    same(once("memory"), once(None))
+
+
+def test_a_disk_that_runs_full_ends_the_cache_and_not_the_run(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    plain = run(None, batches())
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.warns(UserWarning, match=r"no room for the features: .*No space left"):
+        same(run(tmp_path, batches()), plain)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_interrupted_run_leaves_nothing_and_goes_on_the_same(tmp_path, error):
+    def once(cache, stop):
+        net = network(modules=3)
+        trainer = Trainer(net, "sequential", optimizer=sgd, epochs=2, cache=cache)
+
+        def at(epoch, batch):
+            if stop == (epoch, batch):
+                assert list(tmp_path.iterdir()) == []
+                raise error
+
+        with pytest.raises(error):
+            trainer.fit(batches(), on_step=at)
+        assert not trainer.front._levels
+        history = trainer.fit(batches())
+        return state(net), [r.train_loss for r in history.records]
+
+    for stop in ((3, 2), (5, 1), (6, 3)):
+        same(once(tmp_path, stop), once(None, stop))
+
+
+def test_a_run_taken_up_in_another_process_goes_on_the_same():
+    """As from saved weights and optimizers: what is remembered is no part of the state."""
+
+    def once(cache):
+        net = network(modules=3)
+        Trainer(net, "sequential", optimizer=sgd, epochs=2, cache=cache).fit(shuffled())
+        other = network(modules=3, seed=1)
+        other.load_state_dict(net.state_dict())
+        history = Trainer(other, "sequential", optimizer=sgd, epochs=2, cache=cache).fit(shuffled())
+        return state(other), [r.train_loss for r in history.records]
+
+    same(once("memory"), once(None))
+
+
+def test_only_the_last_features_are_held():
+    net = network(modules=3)
+    trainer = Trainer(net, "sequential", optimizer=sgd, epochs=2, cache="memory")
+    held = {}
+
+    def look(epoch, batch):
+        held[epoch, batch] = [(at, len(rows)) for at, (_, rows) in trainer.front._levels.items()]
+
+    trainer.fit(batches(), on_step=look)
+    assert held[2, 3] == []
+    assert held[3, 1] == [(1, 8)]
+    assert held[4, 3] == [(1, 24)]
+    assert held[5, 1] == [(1, 24), (2, 8)]
+    assert held[6, 1] == [(2, 24)]
+    assert not trainer.front._levels
+
+
+def test_the_size_is_known_before_anything_is_trained(monkeypatch):
+    asked = []
+    monkeypatch.setattr(store, "available_memory", lambda: asked.append(1) or 24 * 2 * 4 * 36 * 4)
+    net = network(modules=3)
+    trainer = Trainer(net, "sequential", optimizer=sgd, epochs=1, cache="memory")
+    trainer.fit(batches())  # two maps of 4 × 6 × 6 of 24 images
+    monkeypatch.setattr(store, "available_memory", lambda: 24 * 2 * 4 * 36 * 4 - 1)
+    before = state(net)
+    with pytest.raises(ValueError, match=r"the features of 24 images take up to 27\.0 KiB, and "):
+        trainer.fit(batches())
+    assert not differing(before, state(net))
+    half = Trainer(net, "sequential", optimizer=sgd, epochs=1, cache="memory", autocast=torch.half)
+    monkeypatch.setattr(store, "available_memory", lambda: 24 * 2 * 4 * 36 * 2 - 1)
+    with pytest.raises(ValueError, match=r"take up to 13\.5 KiB"):
+        half.fit(batches())
+    two = Trainer(network(2), "sequential", optimizer=sgd, epochs=1, cache="memory")
+    monkeypatch.setattr(store, "available_memory", lambda: 24 * 4 * 36 * 4)
+    two.fit(batches())
+    assert asked
+
+
+@pytest.mark.parametrize(
+    ("loader", "options", "message"),
+    [
+        (lambda: shuffled(crop_padding=1), {}, "crops or flips its images anew in every epoch"),
+        (lambda: shuffled(flip=True), {}, "crops or flips its images anew in every epoch"),
+        (lambda: Once(batches()), {}, "how many images the training set holds"),
+        (batches, {"regime": "parallel", "epochs": 1}, "nothing is frozen in front"),
+        (batches, {"regime": "end-to-end"}, "nothing is frozen in front"),
+    ],
+)
+def test_where_a_cache_cannot_be_it_is_refused(loader, options, message):
+    with pytest.raises(ValueError, match=message):
+        run("memory", loader(), **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"chunk": 0}, "chunk must be a whole number of samples"),
+        ({"chunk": True}, "chunk must be a whole number of samples"),
+        ({"chunk": 2.0}, "chunk must be a whole number of samples"),
+        ({"cache": True}, "cache must be None, 'memory' or a directory"),
+        ({"cache": "/no/such/place"}, "a directory that exists"),
+    ],
+)
+def test_wrong_settings_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Trainer(network(), "sequential", optimizer=sgd, **options)
+
+
+def test_digests_tell_apart_what_differs():
+    keys = keys_of(FLOATS)
+    assert len(set(keys)) == 21
+    assert keys_of(FLOATS[[4, 4, 2]]) == [keys[4], keys[4], keys[2]]
+    assert keys_of(FLOATS.contiguous(memory_format=torch.channels_last)) == keys
+    assert keys_of(FLOATS.bfloat16()) == keys_of(FLOATS.bfloat16())
+    near = FLOATS.clone()
+    near[0, 1, 2, 3] = torch.nextafter(near[0, 1, 2, 3], torch.tensor(9.0))
+    assert keys_of(near)[0] != keys[0]
+    assert keys_of(near)[1:] == keys[1:]
+
+    one, two = network(modules=2), network(modules=2)
+    bodies = [[module.body for module in net] for net in (one, two)]
+    assert fingerprints(bodies[0]) == fingerprints(bodies[1])
+    assert len(set(fingerprints(bodies[0]))) == 3
+    for name, tensor in two[1].body.state_dict().items():
+        before = tensor.clone()
+        tensor.copy_(tensor + 1)
+        assert fingerprints(bodies[0])[:2] == fingerprints(bodies[1])[:2]
+        assert fingerprints(bodies[0])[2] != fingerprints(bodies[1])[2], name
+        tensor.copy_(before)
+    before = generators(torch.device("cpu"))
+    torch.rand(())
+    assert not torch.equal(before[0], generators(torch.device("cpu"))[0])
+
+
+def test_no_warning_where_all_is_well():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run("memory", shuffled())
