@@ -31,6 +31,8 @@ class Task:
         device: e.g. ``cpu`` or ``cuda``.
         threads: CPU threads, at least 1.
         data: where the images were read from, for the record.
+        cache: where the features of frozen modules are kept: ``memory`` or a directory; None
+            computes them in every epoch.
     """
 
     recipe: Recipe
@@ -39,6 +41,7 @@ class Task:
     device: str = "cpu"
     threads: int = 1
     data: str | None = None
+    cache: str | None = None
 
     @property
     def label(self) -> str:
@@ -134,6 +137,8 @@ def make_trainer(task: Task, network: GreedyNetwork) -> Trainer:
     if recipe.epochs_step and not whole:
         epochs = [recipe.epochs, *recipe.epochs_of_modules()].__getitem__  # an encoder is module 0
 
+    # end to end nothing is frozen but an encoder: a comparison has nothing to keep there
+    keeps = not whole or recipe.freeze_encoder
     return Trainer(
         network,
         regime="end-to-end" if whole else recipe.regime,
@@ -144,6 +149,8 @@ def make_trainer(task: Task, network: GreedyNetwork) -> Trainer:
         epochs=epochs,
         laps=1 if whole else recipe.laps,
         device=task.device,
+        chunk=recipe.chunk or None,
+        cache=task.cache if keeps else None,
         evaluate_every=recipe.evaluate_every,
         seed=task.seed,
     )
@@ -186,6 +193,7 @@ def prepare(task: Task, images: ImageData) -> Prepared:
         trainer = make_trainer(task, network)
         if task.recipe.freeze_encoder:
             network.calibrate(loaders.plain)
+        trainer.check_cache(loaders.train)
     return Prepared(task, images, loaders, network, trainer)
 
 

@@ -147,6 +147,7 @@ def _config(prepared: Prepared, started: float) -> dict[str, Any]:
         "seed": task.seed,
         "device": task.device,
         "threads": task.threads,
+        "cache": task.cache,
         "recipe": task.recipe.as_dict(),
         "sources": dict(task.recipe.sources),
         "data": {

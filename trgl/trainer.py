@@ -185,9 +185,7 @@ class Trainer:
         ]
         if isinstance(self.network.encoder, FrozenEncoder):
             self.network.encoder.check_calibrated()
-        if self.front.cache is not None:
-            feed.check_repeats()
-        self.front.open([phase.active for phase in self.phases], feed.samples)
+        self._open(feed)
         records: list[EpochRecord] = []
         self.network.zero_grad(set_to_none=True)
         for step in self.steps:
@@ -210,6 +208,20 @@ class Trainer:
             ValueError: an empty set, or images or labels that do not fit the network.
         """
         return self._evaluate(self._feed(loader, "evaluation"))
+
+    def check_cache(self, train: Loader) -> None:
+        """Holds that the features of a training set can be kept, as `fit` does.
+
+        Raises:
+            ValueError: nothing is frozen, the images change at random, or there is no room.
+        """
+        self._open(self._feed(train, "training"))
+        self.front.close()
+
+    def _open(self, feed: Feed) -> None:
+        if self.front.cache is not None:
+            feed.check_repeats()
+        self.front.open([phase.active for phase in self.phases], feed.samples)
 
     def _epoch(
         self,

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from runs import without_times
 
 from trgl import recipes
 from trgl.cli import main
@@ -146,6 +147,21 @@ def test_train_and_compare_give_the_same_figures(tmp_path: Path) -> None:
     assert one["loss"] == other["loss"]
 
 
+def test_a_comparison_with_a_cache_gives_the_same_figures(tmp_path: Path) -> None:
+    words = ["compare", "digits-20x1", *TINY, "--regime", "sequential", "--crop-padding", "0"]
+    words += ["--seeds", "0", "--no-freeze-encoder", "--chunk", "16", "--quiet", "--jobs", "1"]
+    (tmp_path / "kept").mkdir()
+    assert trgl(*words, "--out", tmp_path / "a", "--cache", tmp_path / "kept") == 0
+    assert trgl(*words, "--out", tmp_path / "b") == 0
+    for method in ("vanilla", "transport", "end-to-end"):
+        places = [tmp_path / name / f"{method}-seed0" for name in "ab"]
+        assert without_times(places[0]) == without_times(places[1])
+        configs = [json.loads((place / "config.json").read_text()) for place in places]
+        assert [c["cache"] for c in configs] == [str(tmp_path / "kept"), None]
+        assert configs[0]["recipe"]["chunk"] == 16
+    assert list((tmp_path / "kept").iterdir()) == []
+
+
 def test_a_failed_run_does_not_stop_a_comparison(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -193,6 +209,13 @@ def test_a_failed_run_does_not_stop_a_comparison(
         (["train", "digits-20x1", "--device", "abacus"], "--device must name a device"),
         (["train", "digits-20x1", "--overwrite"], "--overwrite needs --out"),
         (["train", "digits-20x1", "--threads", "99999"], "threads must be at most 1,024"),
+        (["train", "digits-20x1", "--cache", "memory"], "crops or flips its images anew"),
+        (["compare", "digits-20x1", "--cache", "nowhere"], "'nowhere' is not. Make it"),
+        (["train", "digits-20x1", "--chunk", "-1"], "chunk must be at least 0"),
+        (
+            ["train", "cifar10-resnet18-k4", "--data", "{npz}", "--cache", "memory"],
+            "the training set crops or flips",
+        ),
         (["train", "digits-20x1", "--epoch", "1"], "unrecognized arguments: --epoch"),
         (["train", "mnist-20x1"], "--data DIR --download"),
         (

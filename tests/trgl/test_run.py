@@ -99,6 +99,17 @@ def test_two_runs_of_one_seed_are_equal_to_the_last_bit(tmp_path: Path, digits: 
     assert without_times(tmp_path / "a") != without_times(tmp_path / "c")
 
 
+@pytest.mark.parametrize("regime", ["parallel", "sequential"])
+def test_a_run_with_kept_features_repeats_the_one_without(
+    tmp_path: Path, digits: ImageData, regime: str
+) -> None:
+    recipe = small(regime=regime, crop_padding=0, drop_last=False, batch_size=8)
+    for name, cache in (("a", "memory"), ("b", None)):
+        with RunDirectory.create(tmp_path / name) as directory:
+            perform(prepare(Task(recipe, "transport", 1, cache=cache), digits), directory)
+    assert without_times(tmp_path / "a") == without_times(tmp_path / "b")
+
+
 def test_methods_of_one_seed_share_images_weights_and_order(digits: ImageData) -> None:
     runs = [prepare(Task(small(), method, 5), digits) for method in recipes.METHODS]
     states = [run.network.state_dict() for run in runs]

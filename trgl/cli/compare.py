@@ -123,7 +123,7 @@ def run(options: argparse.Namespace) -> int:
     side_by_side = min(side_by_side, count)
     threads = threads_per_run(recipe.threads, side_by_side)
     tasks = [
-        Task(recipe, method, seed, device, threads, options.data)
+        Task(recipe, method, seed, device, threads, options.data, options.cache)
         for seed in options.seeds
         for method in options.methods
     ]

@@ -127,6 +127,13 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--device", default="cpu", metavar="cpu|cuda", help="where to compute (default: cpu)"
     )
+    group.add_argument(
+        "--cache",
+        metavar="memory|DIR",
+        help="compute what frozen modules make of the training images once and keep it, in memory "
+        "or in a file in DIR that is gone when the run ends; for training without random crops and "
+        "flips. The result is the same (default: computed in every epoch)",
+    )
     group.add_argument("--quiet", action="store_true", help="no progress on stderr")
 
 

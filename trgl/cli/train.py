@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
     device = chosen_device(options)
     images = chosen_images(options, recipe)
     threads = threads_per_run(recipe.threads, 1)
-    task = Task(recipe, options.method, options.seed, device, threads, options.data)
+    task = Task(recipe, options.method, options.seed, device, threads, options.data, options.cache)
     prepared = prepare(task, images)
     display = Display(1, options.quiet)
     display.announce()

@@ -109,6 +109,13 @@ class Recipe:
         choices=("parallel", "sequential", "multi-lap"),
     )
     laps: int = option("laps over the modules, for multi-lap", default=1, unit="laps", least=1)
+    chunk: int = option(
+        "images in one pass through modules that are frozen in front of those that train, so that "
+        "it needs less memory; 0 = a batch",
+        default=0,
+        unit="images",
+        least=0,
+    )
     epochs: int = option("epochs (of each module)", unit="epochs", least=1)
     epochs_step: int = option(
         "more epochs for each later module: the k-th gets epochs + k times this; "
