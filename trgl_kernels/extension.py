@@ -164,9 +164,9 @@ def _simd() -> str | None:
 
 
 def _operators() -> list[str]:
-    """The names of all operators, without their namespace."""
+    """The names of all operators that engines have kernels of, without their namespace."""
     names = torch._C._dispatch_get_all_op_names()
-    return sorted(n.removeprefix("trgl::") for n in names if n.startswith("trgl::"))
+    return sorted(n.removeprefix("trgl::") for n in names if re.match("trgl::[^_]", n))
 
 
 def _family(operator: str) -> str:

@@ -7,92 +7,10 @@ BN's own gradient needs anyway, and builds a again from z and BN's two vectors, 
 one element-wise pass, no convolution runs twice, and BN's statistics are touched once.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
-from .autograd.twin import asked, refuse_double_backward
 from .ordinary import autocast_dtype, batch_norm_arguments, customized
-
-_Geometry = tuple[list[int], list[int], list[int], int]  # stride, padding, dilation, groups
-
-
-class _Convolution(torch.autograd.Function):
-    """conv(active), which saves z instead of `active` and has the gradients of both layers."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        z: Tensor,  # [N, C, H, W]
-        bn_weight: Tensor | None,  # [C]
-        bn_bias: Tensor | None,  # [C]
-        mean: Tensor,  # [C]
-        rstd: Tensor,  # [C]
-        active: Tensor,  # [N, C, H, W]
-        weight: Tensor,  # [C', C / groups, kH, kW]
-        bias: Tensor | None,  # [C']
-        training: bool,
-        geometry: _Geometry,
-    ) -> Tensor:  # [N, C', H', W']
-        ctx.save_for_backward(z, bn_weight, bn_bias, mean, rstd, weight)
-        ctx.training = training
-        ctx.geometry = geometry
-        ctx.has_bias = bias is not None
-        return torch.conv2d(active, weight, bias, *geometry)
-
-    @staticmethod
-    def backward(
-        ctx: Any,
-        grad: Tensor,  # [N, C', H', W']
-    ) -> Any:
-        refuse_double_backward("batch_norm_relu")
-        z, bn_weight, bn_bias, mean, rstd, weight = ctx.saved_tensors
-        wants = [ctx.needs_input_grad[i] for i in (0, 1, 2)]
-        wants_weight, wants_bias = ctx.needs_input_grad[6:8]
-        if wants_weight:
-            active = torch.ops.trgl.batch_norm_relu_apply.default(z, bn_weight, bn_bias, mean, rstd)
-            active = active.to(weight.dtype)
-        else:  # its values are read for the weight's gradient alone
-            active = torch.empty_like(z, dtype=weight.dtype)
-        stride, padding, dilation, groups = ctx.geometry
-        grad_active, grad_weight, grad_bias = torch.ops.aten.convolution_backward.default(
-            grad,
-            active,
-            weight,
-            [weight.shape[0]] if ctx.has_bias else None,
-            stride,
-            padding,
-            dilation,
-            False,
-            [0, 0],
-            groups,
-            [any(wants), wants_weight, wants_bias],
-        )
-        del active
-        found: list[Tensor | None] = [None, None, None]
-        if any(wants):
-            gradients = torch.ops.trgl.batch_norm_relu_backward.default(
-                grad_active.to(z.dtype),
-                z,
-                bn_weight,
-                bn_bias,
-                mean,
-                rstd,
-                ctx.training,
-                wants,
-            )
-            found = [asked(g, wanted) for g, wanted in zip(gradients, wants, strict=True)]
-        return (
-            *found,
-            None,
-            None,
-            None,
-            asked(grad_weight, wants_weight),
-            asked(grad_bias, wants_bias),
-            None,
-            None,
-        )
 
 
 def rebuilds(conv: nn.Module) -> bool:
@@ -144,9 +62,20 @@ def batch_norm_relu_convolution(
         bias = None if bias is None else _cast(bias, dtype)
     padding = _padding(conv)
     assert padding is not None
-    geometry = (list(conv.stride), padding, list(conv.dilation), conv.groups)
-    out: Tensor = _Convolution.apply(
-        z, bn_weight, bn_bias, mean, rstd, active, weight, bias, training, geometry
+    out: Tensor = torch.ops.trgl._batch_norm_relu_convolution.default(
+        z,
+        bn_weight,
+        bn_bias,
+        mean,
+        rstd,
+        active,
+        weight,
+        bias,
+        training,
+        conv.stride,
+        padding,
+        conv.dilation,
+        conv.groups,
     )
     return out
 

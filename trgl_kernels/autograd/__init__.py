@@ -8,6 +8,7 @@ import torch
 
 from . import (
     batch_norm_relu,
+    batch_norm_relu_convolution,
     batch_norm_residual_energy,
     displacement_energy,
     residual_energy,
@@ -20,6 +21,7 @@ __all__ = ["DOUBLE_BACKWARD", "TWINS", "register"]
 TWINS = {
     "residual_energy": residual_energy.apply,
     "batch_norm_relu": batch_norm_relu.apply,
+    "_batch_norm_relu_convolution": batch_norm_relu_convolution.apply,
     "batch_norm_residual_energy": batch_norm_residual_energy.apply,
     "residual_energy_layer_norm": residual_energy_layer_norm.apply,
     "displacement_energy": displacement_energy.apply,

@@ -2,6 +2,7 @@
 
 from . import (
     batch_norm_relu,
+    batch_norm_relu_convolution,
     batch_norm_residual_energy,
     displacement_energy,
     residual_energy,
@@ -10,6 +11,7 @@ from . import (
 
 __all__ = [
     "batch_norm_relu",
+    "batch_norm_relu_convolution",
     "batch_norm_residual_energy",
     "displacement_energy",
     "residual_energy",
