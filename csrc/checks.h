@@ -1,5 +1,5 @@
 // What the operators accept: the invariant, what came, and the remedy, in the words of
-// trgl_kernels/checks.py and arguments.py.
+// trgl_kernels/checks.py.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -90,6 +90,40 @@ inline void check_device(
       vector.device() == tensor.device(), op, ": ", name,
       " must be on the device of the inputs; received ", vector.device(), " beside ",
       tensor.device(), ". Move it with .to().");
+}
+
+// What a backward operator takes for a map of its forward: the shape and device of another one.
+inline void check_map(
+    const char* op,
+    const char* name,
+    const OptionalTensor& map,  // [N, C, *]
+    const char* other_name,
+    const Tensor& other) {  // [N, C, *]
+  if (!map) {
+    return;
+  }
+  check_type(op, name, *map);
+  TORCH_CHECK_VALUE(
+      map->sizes() == other.sizes(), op, ": ", name, " must have the shape of ", other_name,
+      "; received ", shape_of(*map), " beside ", shape_of(other),
+      ". Pass what forward returned or took.");
+  check_device(op, name, *map, other);
+}
+
+// One floating-point value per sample, or nothing.
+inline void check_sample_vector(
+    const char* op,
+    const char* name,
+    const OptionalTensor& vector,  // [N]
+    const Tensor& x) {             // [N, C, *]
+  if (!vector) {
+    return;
+  }
+  TORCH_CHECK_VALUE(
+      vector->dim() == 1 && vector->size(0) == x.size(0) && is_floating(*vector), op, ": ", name,
+      " must hold one floating-point value per sample, (", x.size(0), ",); received ",
+      type_of(*vector), " of shape ", shape_of(*vector), ". Samples are the first dimension.");
+  check_device(op, name, *vector, x);
 }
 
 // What a normalization adds to the variance.
@@ -199,60 +233,18 @@ inline void check_feature_vector(
   check_device(op, name, *vector, x);
 }
 
-// The statistics that batch normalization may use.
-inline void check_batch_norm(
+// One floating-point value per row, [N, *].
+inline void check_row_vector(
     const char* op,
-    const Tensor& z,                     // [N, C, *]
-    const OptionalTensor& weight,        // [C]
-    const OptionalTensor& bias,          // [C]
-    const OptionalTensor& running_mean,  // [C]
-    const OptionalTensor& running_var,   // [C]
-    bool training,
-    double momentum,
-    double eps) {
-  check_channel_vector(op, "weight", weight, z);
-  check_channel_vector(op, "bias", bias, z);
-  check_channel_vector(op, "running_mean", running_mean, z);
-  check_channel_vector(op, "running_var", running_var, z);
-  int64_t values = 1;  // per channel
-  for (int64_t d = 0; d < z.dim(); ++d) {
-    values *= d == 1 ? 1 : z.size(d);
-  }
+    const char* name,
+    const Tensor& vector,  // [N, *]
+    const Tensor& y) {     // [N, *, C]
+  const auto rows = y.sizes().slice(0, y.dim() - 1);
   TORCH_CHECK_VALUE(
-      running_mean.has_value() == running_var.has_value(), op,
-      ": running_mean and running_var must be given together; received only one of them. "
-      "Pass both, or None for both.");
-  TORCH_CHECK_VALUE(
-      training || running_mean, op,
-      ": evaluation needs running statistics; received running_mean=None with training=False. "
-      "Pass them, or use training=True for the statistics of the batch.");
-  TORCH_CHECK_VALUE(
-      !training || values != 1, op,
-      ": training needs more than one value per channel; received z of shape ", shape_of(z),
-      ". Use a larger batch, or training=False.");
-  TORCH_CHECK_VALUE(
-      std::isfinite(momentum), op, ": momentum must be finite; received ", number(momentum),
-      ". momentum=None is handled by the block, which knows how many batches it has seen.");
-  check_eps(op, eps);
-}
-
-// Arguments of residual_energy_layer_norm.
-inline void check_residual_energy_layer_norm(
-    const Tensor& x,               // [N, *, C]
-    const Tensor& r,               // [N, *, C]
-    const OptionalTensor& weight,  // [C]
-    const OptionalTensor& bias,    // [C]
-    double eps,
-    const OptionalTensor& scale,  // [C]
-    const OptionalTensor& keep,   // [N]
-    double p) {
-  constexpr const char* op = "residual_energy_layer_norm";
-  check_pair(op, x, r, "x", "r");
-  check_options(op, x, "none", keep, p);
-  check_eps(op, eps);
-  check_feature_vector(op, "weight", weight, x, 1);
-  check_feature_vector(op, "bias", bias, x, 1);
-  check_feature_vector(op, "scale", scale, x, x.dim());  // its leading dimensions may be of size 1
+      vector.sizes() == rows && is_floating(vector), op, ": ", name,
+      " must hold one floating-point value per row of y; received ", type_of(vector), " of shape ",
+      shape_of(vector), " beside ", shape_of(y), ". Pass what forward returned.");
+  check_device(op, name, vector, y);
 }
 
 }  // namespace trgl

@@ -5,6 +5,7 @@ features without the batch. The names in `HEADS` stand for the callables of this
 option with `functools.partial(trgl.heads.conv, window=8)`.
 """
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 
@@ -154,7 +155,8 @@ def build(head: Head, shape: Shape, num_classes: int) -> nn.Module:
         num_classes: width of the logits.
 
     Raises:
-        ValueError: an unknown name, or a callable that does not give an `nn.Module`.
+        ValueError: an unknown name, or a callable that does not take these two arguments or does
+            not give an `nn.Module`.
     """
     if isinstance(head, str):
         if head not in HEADS:
@@ -168,6 +170,15 @@ def build(head: Head, shape: Shape, num_classes: int) -> nn.Module:
             f"A head is a name or a callable (shape, num_classes) -> nn.Module, but got "
             f"{type(head).__name__}. Wrap a module: head=lambda shape, classes: module."
         )
+    try:
+        inspect.signature(head).bind(shape, num_classes)
+    except TypeError as error:
+        raise ValueError(
+            f"A callable for heads takes (shape, num_classes), but got one that does not: {error}. "
+            f"Write head=lambda shape, classes: ..."
+        ) from None
+    except ValueError:
+        pass  # some built-in callables do not tell their signature
     module = head(shape, num_classes)
     if not isinstance(module, nn.Module):
         raise ValueError(

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from .call import call
+
 
 def batch_norm_relu(
     z: Tensor,  # [N, C, *]
@@ -40,7 +42,15 @@ def batch_norm_relu(
 
     Source: Batch normalization (Ioffe and Szegedy, ICML 2015), algorithm 1.
     """
-    outputs: tuple[Tensor, Tensor, Tensor] = torch.ops.trgl.batch_norm_relu.default(
-        z, weight, bias, running_mean, running_var, training, momentum, eps
+    outputs: tuple[Tensor, Tensor, Tensor] = call(
+        torch.ops.trgl.batch_norm_relu.default,
+        z,
+        weight,
+        bias,
+        running_mean,
+        running_var,
+        training,
+        momentum,
+        eps,
     )
     return outputs[0]

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from .call import call
+
 
 def batch_norm_residual_energy(
     z: Tensor,  # [N, C, *]
@@ -52,7 +54,8 @@ def batch_norm_residual_energy(
 
     Source: TRGL (Karkar et al., NeurIPS 2023), equations 9 and 10.
     """
-    y, energy, _mean, _rstd = torch.ops.trgl.batch_norm_residual_energy.default(
+    y, energy, _mean, _rstd = call(
+        torch.ops.trgl.batch_norm_residual_energy.default,
         z,
         x,
         weight,

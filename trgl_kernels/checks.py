@@ -77,6 +77,60 @@ def check_device(
         )
 
 
+def check_map(
+    op: str,
+    name: str,
+    map: Tensor | None,  # [N, C, *]
+    other_name: str,
+    other: Tensor,  # [N, C, *]
+) -> None:
+    """What a backward operator takes for a map of its forward: another one's shape and device."""
+    if map is None:
+        return
+    check_type(op, name, map)
+    if map.shape != other.shape:
+        raise refusal(
+            f"{op}: {name} must have the shape of {other_name}",
+            f"{tuple(map.shape)} beside {tuple(other.shape)}",
+            "Pass what forward returned or took.",
+        )
+    check_device(op, name, map, other)
+
+
+def check_sample_vector(
+    op: str,
+    name: str,
+    vector: Tensor | None,  # [N]
+    x: Tensor,  # [N, C, *]
+) -> None:
+    """One floating-point value per sample, or nothing."""
+    if vector is None:
+        return
+    if vector.shape != x.shape[:1] or not vector.is_floating_point():
+        raise refusal(
+            f"{op}: {name} must hold one floating-point value per sample, ({x.shape[0]},)",
+            f"{vector.dtype} of shape {tuple(vector.shape)}",
+            "Samples are the first dimension.",
+        )
+    check_device(op, name, vector, x)
+
+
+def check_row_vector(
+    op: str,
+    name: str,
+    vector: Tensor,  # [N, *]
+    y: Tensor,  # [N, *, C]
+) -> None:
+    """One floating-point value per row."""
+    if vector.shape != y.shape[:-1] or not vector.is_floating_point():
+        raise refusal(
+            f"{op}: {name} must hold one floating-point value per row of y",
+            f"{vector.dtype} of shape {tuple(vector.shape)} beside {tuple(y.shape)}",
+            "Pass what forward returned.",
+        )
+    check_device(op, name, vector, y)
+
+
 def check_exponent(op: str, p: float) -> None:
     """The exponent of the energy."""
     if not isinstance(p, int | float) or not (math.isfinite(p) and p >= 1.0):
@@ -157,6 +211,24 @@ def scale_dim(
     return dim
 
 
+def check_channel_vector(
+    op: str,
+    name: str,
+    vector: Tensor | None,  # [C]
+    z: Tensor,  # [N, C, *]
+) -> None:
+    """One floating-point value per channel, or nothing."""
+    if vector is None:
+        return
+    if vector.shape != z.shape[1:2] or not vector.is_floating_point():
+        raise refusal(
+            f"{op}: {name} must hold one floating-point value per channel, ({z.shape[1]},)",
+            f"{vector.dtype} of shape {tuple(vector.shape)}",
+            "Channels are dimension 1 of z.",
+        )
+    check_device(op, name, vector, z)
+
+
 def check_batch_norm(
     op: str,
     z: Tensor,  # [N, C, *]
@@ -169,23 +241,13 @@ def check_batch_norm(
     eps: float,
 ) -> None:
     """The parameters and statistics that batch normalization may use."""
-    channels = z.shape[1]
-    vectors = {
-        "weight": weight,
-        "bias": bias,
-        "running_mean": running_mean,
-        "running_var": running_var,
-    }
-    for name, vector in vectors.items():
-        if vector is None:
-            continue
-        if vector.shape != (channels,) or not vector.is_floating_point():
-            raise refusal(
-                f"{op}: {name} must hold one floating-point value per channel, ({channels},)",
-                f"{vector.dtype} of shape {tuple(vector.shape)}",
-                "Channels are dimension 1 of z.",
-            )
-        check_device(op, name, vector, z)
+    for name, vector in (
+        ("weight", weight),
+        ("bias", bias),
+        ("running_mean", running_mean),
+        ("running_var", running_var),
+    ):
+        check_channel_vector(op, name, vector, z)
     if (running_mean is None) != (running_var is None):
         raise refusal(
             f"{op}: running_mean and running_var must be given together",

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from .call import call
+
 
 def displacement_energy(
     x: Tensor,  # [N, C, *]
@@ -30,5 +32,5 @@ def displacement_energy(
 
     Source: TRGL (Karkar et al., NeurIPS 2023), equation 2 and section 4 (VGG).
     """
-    energy: Tensor = torch.ops.trgl.displacement_energy.default(x, y, p)
+    energy: Tensor = call(torch.ops.trgl.displacement_energy.default, x, y, p)
     return energy

@@ -14,7 +14,13 @@ needed: q is computed again.
 import torch
 from torch import Tensor
 
-from .arguments import check_recovery
+from .arguments import (
+    check_batch_norm_relu_backward,
+    check_batch_norm_residual_energy_backward,
+    check_displacement_energy_backward,
+    check_residual_energy_backward,
+    check_residual_energy_layer_norm_backward,
+)
 from .checks import scale_dim
 from .reference import (
     accumulation_dtype,
@@ -67,7 +73,7 @@ def residual_energy_backward(
 
     With x given, `r` is the output y, and q = keep·scale·r is recovered as y − x.
     """
-    check_recovery(y, x, output_mask)
+    check_residual_energy_backward(grad_y, grad_energy, y, r, x, scale, keep, output_mask)
     with torch.autocast(r.device.type, enabled=False):
         wide = torch.float64 in (r.dtype, x_dtype)
         dtype = torch.float64 if wide else torch.float32
@@ -112,6 +118,9 @@ def batch_norm_residual_energy_backward(
     output_mask: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # [N, C, *], [N, C, *], [C], [C]
     """Gradients with respect to z, x, weight and bias; empty where the mask is False."""
+    check_batch_norm_residual_energy_backward(
+        grad_y, grad_energy, z, y, weight, bias, mean, rstd, keep
+    )
     with torch.autocast(z.device.type, enabled=False):
         q = normalized_residue(z, mean, rstd, weight, bias, keep)
         grad_u = grad_sum(grad_y, y, q)
@@ -181,6 +190,7 @@ def batch_norm_relu_backward(
 
     The ReLU's mask is that of its input, which is computed again.
     """
+    check_batch_norm_relu_backward(grad_y, z, weight, bias, mean, rstd)
     with torch.autocast(z.device.type, enabled=False):
         u = normalized_residue(z, mean, rstd, weight, bias, None)
         grad = grad_sum(grad_y, u, u)
@@ -210,6 +220,21 @@ def residual_energy_layer_norm_backward(
     With ŷ = (y − mean)·rstd and g the gradient at ŷ, which is γ·grad_normed, the normalization adds
     rstd·(g − mean(g) − ŷ·mean(g·ŷ)) to the gradient of y. The residue is keep·scale·r, or y − x.
     """
+    check_residual_energy_layer_norm_backward(
+        grad_y,
+        grad_normed,
+        grad_energy,
+        y,
+        r,
+        x,
+        weight,
+        bias,
+        mean,
+        rstd,
+        scale,
+        keep,
+        output_mask,
+    )
     with torch.autocast(y.device.type, enabled=False):
         dtype = mean.dtype
         grad_u = grad_sum(grad_y, None, y.to(dtype))
@@ -265,6 +290,7 @@ def displacement_energy_backward(
     output_mask: list[bool],
 ) -> tuple[Tensor, Tensor]:  # [N, C, *], [N, C, *]
     """Gradients of x and y, each the other's negative; empty where the mask is False."""
+    check_displacement_energy_backward(grad_energy, x, y)
     with torch.autocast(x.device.type, enabled=False):
         dtype, layout = accumulation_dtype(x, y), memory_format(x)
         slope = energy_slope(y.to(dtype) - x.to(dtype), grad_energy, p)

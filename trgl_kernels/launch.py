@@ -6,6 +6,7 @@ Three ways to walk through a tensor of N samples, stored as [N, outer, C, inner]
   stay wide on planes of odd size, and a sample's energy is a sum over few chunks.
 - *by channel*: a program takes a share of the values of one channel (or of a few neighbouring ones
   where channels come last), for sums over everything but the channels.
+- *by row*: a program takes whole rows of C neighbours, for sums over the channels.
 
 Elements are counted in groups of `vector` neighbours that share a channel, or that are neighbouring
 channels where those come last: index arithmetic is done once per group, and the compiler can see

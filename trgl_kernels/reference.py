@@ -15,6 +15,7 @@ from .arguments import (
     check_batch_norm_relu,
     check_batch_norm_residual_energy,
     check_displacement_energy,
+    check_normalized,
     check_residual_energy,
     check_residual_energy_layer_norm,
 )
@@ -170,6 +171,7 @@ def batch_norm_relu_apply(
     rstd: Tensor,  # [C]
 ) -> Tensor:  # [N, C, *]
     """y = max(γ·(z − mean)·rstd + β, 0): the output again, from what its forward returned."""
+    check_normalized("batch_norm_relu_apply", z, weight, bias, mean, rstd)
     with torch.autocast(z.device.type, enabled=False):
         y = normalized_residue(z, mean, rstd, weight, bias, None).relu().to(z.dtype)
         return y.contiguous(memory_format=memory_format(z))

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from .call import call
+
 
 def residual_energy(
     x: Tensor,  # [N, C, *]
@@ -40,7 +42,7 @@ def residual_energy(
 
     Source: TRGL (Karkar et al., NeurIPS 2023), equations 9 and 10.
     """
-    y, energy = torch.ops.trgl.residual_energy.default(
-        x, r, activation, scale, keep, p, True, False
+    y, energy = call(
+        torch.ops.trgl.residual_energy.default, x, r, activation, scale, keep, p, True, False
     )
     return y, energy

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from .call import call
+
 
 def residual_energy_layer_norm(
     x: Tensor,  # [N, *, C]
@@ -44,7 +46,17 @@ def residual_energy_layer_norm(
 
     Source: TRGL (Karkar et al., NeurIPS 2023), equations 9 and 10.
     """
-    y, normed, energy, _, _ = torch.ops.trgl.residual_energy_layer_norm.default(
-        x, r, weight, bias, eps, scale, keep, p, True, False
+    y, normed, energy, _, _ = call(
+        torch.ops.trgl.residual_energy_layer_norm.default,
+        x,
+        r,
+        weight,
+        bias,
+        eps,
+        scale,
+        keep,
+        p,
+        True,
+        False,
     )
     return y, normed, energy

@@ -52,7 +52,7 @@ struct Convolution : torch::autograd::Function<Convolution> {
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    refuse_double_backward("batch_norm_relu");
+    refuse_double_backward("batch_norm_relu_convolution", "the layers one after the other");
     static const auto apply = c10::Dispatcher::singleton()
                                   .findSchemaOrThrow("trgl::batch_norm_relu_apply", "")
                                   .typed<Apply>();

@@ -11,6 +11,7 @@
 #include <torch/library.h>
 
 #include <optional>
+#include <string>
 
 namespace trgl::autograd {
 
@@ -34,13 +35,14 @@ class Inputs {
   int64_t next_ = 0;
 };
 
-inline void refuse_double_backward(const char* op) {
+inline void refuse_double_backward(const char* op, const char* instead = nullptr) {
   // left alone, the second derivative would silently be zero
   TORCH_CHECK(
       !c10::GradMode::is_enabled(), "trgl::", op,
       ": its backward has no derivative of its own; received a backward pass with "
-      "create_graph=True. Use trgl_kernels.reference.",
-      op, ", which PyTorch can differentiate twice.");
+      "create_graph=True. Use ",
+      instead ? instead : std::string("trgl_kernels.reference.") + op,
+      ", which PyTorch can differentiate twice.");
 }
 
 inline bool requires_grad(const OptionalTensor& t) {

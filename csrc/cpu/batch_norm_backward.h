@@ -23,8 +23,8 @@ void finish_sums(
   if (grad_bias) {
     grad_bias[c] = static_cast<A>(sums.g);
   }
-  a.mean_g[c] = count == 0.0 ? A(0) : static_cast<A>(sums.g / count);
-  a.mean_gz[c] = count == 0.0 ? A(0) : static_cast<A>(sums.gz / count);
+  a.mean_g[c] = static_cast<A>(sums.g / count);
+  a.mean_gz[c] = static_cast<A>(sums.gz / count);
 }
 
 // FIRST and SECOND say what masks the gradient that either pass reads.

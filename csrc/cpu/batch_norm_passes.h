@@ -119,10 +119,10 @@ struct Backward {
   T* grad_z;             // as grad_y, or null
   T* grad_x;             // as grad_y, or null
   Sums* blocks;          // [C, blocks] or [blocks, C]
-  A* mean_g;             // [C], Σg / M, 0 in evaluation
-  A* mean_gz;            // [C], Σg·ẑ / M, 0 in evaluation
+  A* mean_g;             // [C], Σg / M
+  A* mean_gz;            // [C], Σg·ẑ / M
   A p;
-  bool at_once;  // evaluation with Mask::again: the first pass writes grad_z
+  bool at_once;  // evaluation: the first pass writes grad_z
 };
 
 // What the gradient needs of a channel; V is a value, or a vector of channels.
@@ -151,7 +151,8 @@ struct Sample {
       : keep(a.keep ? a.keep[n] : A(1)), weight(a.grad_energy ? a.grad_energy[n] : A(0)) {}
 };
 
-// g = ∂L/∂BN(z) and ẑ at one place; the first pass also writes the gradient of x.
+// g = ∂L/∂BN(z) and ẑ at one place; the first pass also writes the gradient of x, and in evaluation
+// that of z, which no sum enters.
 template <Power P, Mask MASK, bool FIRST, int W, class T, class C, class A = Accumulator<T>>
 TRGL_INLINE std::pair<simd::Vector<A, W>, simd::Vector<A, W>> gradient(
     const Backward<T>& a, const T* grad, int64_t at, const C& channel, const Sample<A>& sample) {
@@ -179,7 +180,13 @@ TRGL_INLINE std::pair<simd::Vector<A, W>, simd::Vector<A, W>> gradient(
     const simd::Vector<A, W> q = (z_hat * channel.weight + channel.bias) * sample.keep;
     g += simd::slope<P, A, W>(q, a.p) * sample.weight;
   }
-  return {g * sample.keep, z_hat};
+  const simd::Vector<A, W> at_bn = g * sample.keep;
+  if constexpr (FIRST) {
+    if (a.at_once) {
+      simd::store<W>(a.grad_z + at, at_bn * channel.slope);
+    }
+  }
+  return {at_bn, z_hat};
 }
 
 }  // namespace trgl::cpu::batch_norm

@@ -90,11 +90,7 @@ Tensor batch_norm_relu_apply(
     const OptionalTensor& bias,    // [C]
     const Tensor& mean,            // [C]
     const Tensor& rstd) {          // [C]
-  TORCH_CHECK_VALUE(
-      z.dim() >= 2 && mean.numel() == z.size(1) && rstd.numel() == z.size(1),
-      "batch_norm_relu_apply: mean and rstd must hold one value per channel of z; received z of "
-      "shape ",
-      shape_of(z), ". Pass what batch_norm_relu returned for this z.");
+  check_normalized("batch_norm_relu_apply", z, weight, bias, mean, rstd);
   const auto format = memory_format(z);
   const auto sums = accumulator_type(z.scalar_type());
   const Tensor zs = z.contiguous(format);

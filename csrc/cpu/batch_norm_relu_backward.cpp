@@ -25,12 +25,8 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_relu_backward(
     const Tensor& rstd,            // [C]
     bool training,
     std::array<bool, 3> output_mask) {
-  TORCH_CHECK_VALUE(
-      grad_y.sizes() == z.sizes() && z.dim() >= 2 && mean.numel() == z.size(1) &&
-          rstd.numel() == z.size(1),
-      "batch_norm_relu_backward: grad_y must have the shape of z, mean and rstd its channels; "
-      "received z of shape ",
-      shape_of(z), ". Call batch_norm_relu, and autograd calls this operator.");
+  check_normalized("batch_norm_relu_backward", z, weight, bias, mean, rstd);
+  check_map("batch_norm_relu_backward", "grad_y", grad_y, "z", z);
   const auto format = memory_format(z);
   const auto type = z.scalar_type(), sums = accumulator_type(type);
   const int64_t c = z.size(1);

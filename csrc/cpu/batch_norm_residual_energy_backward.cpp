@@ -35,13 +35,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_residual_energy_backward(
     double p,
     at::ScalarType x_type,
     std::array<bool, 4> output_mask) {
-  TORCH_CHECK_VALUE(
-      (!grad_y || grad_y->sizes() == z.sizes()) && (!y || y->sizes() == z.sizes()) &&
-          (!grad_energy || grad_energy->sizes() == at::IntArrayRef{z.size(0)}) &&
-          mean.numel() == z.size(1) && rstd.numel() == z.size(1),
-      "batch_norm_residual_energy_backward: grad_y and y must have the shape of z, grad_energy its "
-      "batch, mean and rstd its channels; received z of shape ",
-      shape_of(z), ". Call batch_norm_residual_energy, and autograd calls this operator.");
+  constexpr const char* op = "batch_norm_residual_energy_backward";
+  check_normalized(op, z, weight, bias, mean, rstd);
+  check_map(op, "grad_y", grad_y, "z", z);
+  check_map(op, "y", y, "z", z);
+  check_sample_vector(op, "grad_energy", grad_energy, z);
+  check_sample_vector(op, "keep", keep, z);
   const auto format = memory_format(z);
   const auto type = c10::promoteTypes(z.scalar_type(), x_type);
   const auto sums = accumulator_type(type);
@@ -51,6 +50,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_residual_energy_backward(
   const Tensor grad = grad_y ? as(*grad_y, type, format) : at::zeros_like(zs);
   const OptionalTensor mask = y ? OptionalTensor(as(*y, type, format)) : std::nullopt;
   const OptionalTensor weights = as_vector(weight, sums), biases = as_vector(bias, sums);
+  const OptionalTensor means = as_vector(mean, sums), rstds = as_vector(rstd, sums);
   const OptionalTensor keeps = as_vector(keep, sums), energies = as_vector(grad_energy, sums);
   const auto like = [&](bool wants) {
     return wants ? at::empty_like(zs, zs.options(), format) : at::empty({0}, z.options());
@@ -78,18 +78,19 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_residual_energy_backward(
     a.y = data_or_null<T>(mask);
     a.weight = data_or_null<A>(weights);
     a.bias = data_or_null<A>(biases);
-    a.mean = mean.const_data_ptr<A>();
-    a.rstd = rstd.const_data_ptr<A>();
+    a.mean = data_or_null<A>(means);
+    a.rstd = data_or_null<A>(rstds);
     a.keep = data_or_null<A>(keeps);
     a.grad_z = output_mask[0] ? grad_z.mutable_data_ptr<T>() : nullptr;
     a.grad_x = output_mask[1] ? grad_x.mutable_data_ptr<T>() : nullptr;
     // behind a ReLU the gradient of x is that of the sum: the second pass needs no mask again
     a.grad_u = a.grad_x ? a.grad_x : a.grad_y;
     a.p = static_cast<A>(p);
-    std::vector<A> means(2 * c);
-    a.mean_g = means.data();
-    a.mean_gz = means.data() + c;
-    const double count = training ? static_cast<double>(z.numel() / c) : 0.0;
+    a.at_once = a.grad_z && !training;
+    std::vector<A> of_channels(2 * c);
+    a.mean_g = of_channels.data();
+    a.mean_gz = of_channels.data() + c;
+    const double count = static_cast<double>(z.numel() / c);
     const auto finish = [&](int64_t channel, const Sums& totals) {
       finish_sums(a, channel, totals, count, weight_out, bias_out);
     };

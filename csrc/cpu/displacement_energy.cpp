@@ -144,11 +144,8 @@ std::tuple<Tensor, Tensor> displacement_energy_backward(
     const Tensor& y,            // [N, C, *]
     double p,
     std::array<bool, 2> output_mask) {
-  TORCH_CHECK_VALUE(
-      x.sizes() == y.sizes() && grad_energy.sizes() == at::IntArrayRef{x.size(0)},
-      "displacement_energy_backward: y must have the shape of x, and grad_energy its batch; "
-      "received x of shape ",
-      shape_of(x), ". Call displacement_energy, and autograd calls this operator.");
+  check_pair("displacement_energy_backward", x, y, "x", "y");
+  check_sample_vector("displacement_energy_backward", "grad_energy", grad_energy, x);
   const Pair pair(x, y);
   const Geometry& g = pair.geometry;
   const Tensor weights = as(grad_energy, accumulator_type(pair.type), at::MemoryFormat::Contiguous);

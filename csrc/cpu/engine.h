@@ -10,7 +10,7 @@
 #include <limits>
 #include <optional>
 
-#include "../checks.h"
+#include "../arguments.h"
 #include "simd.h"
 
 namespace trgl::cpu {

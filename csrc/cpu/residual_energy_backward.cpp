@@ -125,14 +125,14 @@ std::tuple<Tensor, Tensor, Tensor> residual_energy_backward(
     double p,
     at::ScalarType x_type,
     std::array<bool, 3> output_mask) {
-  TORCH_CHECK_VALUE(
-      (!grad_y || grad_y->sizes() == r.sizes()) && (!y || y->sizes() == r.sizes()) &&
-          (!x || x->sizes() == r.sizes()) &&
-          (!grad_energy || grad_energy->sizes() == at::IntArrayRef{r.size(0)}),
-      "residual_energy_backward: grad_y, y and x must have the shape of r, and grad_energy its "
-      "batch; "
-      "received r of shape ",
-      shape_of(r), ". Call residual_energy, and autograd calls this operator.");
+  constexpr const char* op = "residual_energy_backward";
+  check_type(op, "r", r);
+  check_rank(op, "r", r);
+  check_map(op, "grad_y", grad_y, "r", r);
+  check_map(op, "y", y, "r", r);
+  check_map(op, "x", x, "r", r);
+  check_sample_vector(op, "grad_energy", grad_energy, r);
+  check_sample_vector(op, "keep", keep, r);
   TORCH_CHECK_VALUE(
       !x || (!y && !output_mask[2]),
       "residual_energy_backward: y − x is the residue only where no ReLU follows, and it gives no "

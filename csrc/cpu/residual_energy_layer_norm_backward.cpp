@@ -206,15 +206,24 @@ Outputs residual_energy_layer_norm_backward(
   const bool wants_weight = output_mask[2] && weight, wants_bias = output_mask[3] && bias;
   const bool wants_scale = output_mask[4] && scale;
   const bool with_energy = grad_energy && (output_mask[1] || wants_scale);
-  const auto fits = [&](const OptionalTensor& t) { return !t || t->sizes() == y.sizes(); };
+  constexpr const char* op = "residual_energy_layer_norm_backward";
+  check_type(op, "y", y);
+  check_rank(op, "y", y);
+  check_map(op, "grad_y", grad_y, "y", y);
+  check_map(op, "grad_normed", grad_normed, "y", y);
+  check_map(op, "r", r, "y", y);
+  check_map(op, "x", x, "y", y);
+  check_sample_vector(op, "grad_energy", grad_energy, y);
+  check_sample_vector(op, "keep", keep, y);
+  check_feature_vector(op, "weight", weight, y, 1);
+  check_feature_vector(op, "bias", bias, y, 1);
+  check_feature_vector(op, "scale", scale, y, y.dim());
+  check_row_vector(op, "mean", mean, y);
+  check_row_vector(op, "rstd", rstd, y);
   TORCH_CHECK_VALUE(
-      fits(grad_y) && fits(grad_normed) && fits(r) && fits(x) &&
-          (!grad_energy || grad_energy->sizes() == at::IntArrayRef{y.size(0)}) &&
-          (r || !wants_scale) && (r || x || !with_energy),
-      "residual_energy_layer_norm_backward: gradients and the residue must have the shape of y, "
-      "and "
-      "grad_energy its batch; received y of shape ",
-      shape_of(y), ". Call residual_energy_layer_norm, and autograd calls this operator.");
+      (r || !wants_scale) && (r || x || !with_energy), op,
+      ": the gradient of the energy needs r or x, and that of scale r; received ",
+      x ? "x" : "neither", ". Call residual_energy_layer_norm, and autograd calls this operator.");
   constexpr auto format = at::MemoryFormat::Contiguous;
   const auto type = y.scalar_type();
   const auto sums = accumulator_type(type);

@@ -73,6 +73,8 @@ def test_the_pool_linear_head_is_linear_of_the_mean_of_the_normalized_positions(
         (nn.Linear(4, 3), (4,), "Wrap a module"),
         (3, (4,), "got int"),
         (lambda shape, classes: "no", (4,), "must return an nn.Module"),
+        (lambda shape: nn.Flatten(), (4,), r"takes \(shape, num_classes\).*: too many positional"),
+        (nn.Flatten(), (4,), "Wrap a module"),
     ],
 )
 def test_heads_that_cannot_be_built_say_why(head, shape, message):

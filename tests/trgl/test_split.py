@@ -170,6 +170,7 @@ def test_blocks_of_ones_own_are_counted():
     model = nn.Sequential(*(RegularizedResidual(nn.Linear(4, 4)) for _ in range(3)))
     net = trgl.split(model, 3, (4,), 2, "linear")
     assert [module.energy_terms for module in net] == [1, 1, 1]
+    assert [block.recompute for block in model] == ["activation"] * 3
     bare = trgl.split(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), 2, (4,), 2, "linear")
     assert [module.energy_terms for module in bare] == [0, 0]
 

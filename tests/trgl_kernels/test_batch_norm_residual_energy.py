@@ -352,44 +352,6 @@ def test_double_backward_is_refused() -> None:
         torch.autograd.grad(energy.sum(), z, create_graph=True)
 
 
-GOOD = {
-    "z": torch.zeros(2, 3, 4, 4),
-    "x": torch.zeros(2, 3, 4, 4),
-    "weight": None,
-    "bias": None,
-    "running_mean": None,
-    "running_var": None,
-    "training": True,
-}
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"x": torch.zeros(2, 3, 4, 5)}, "z and x must have the same shape; received"),
-        (
-            {"weight": torch.ones(4)},
-            r"weight must hold one floating-point value per channel, \(3,\)",
-        ),
-        ({"running_mean": torch.ones(3)}, "must be given together"),
-        ({"training": False}, "evaluation needs running statistics"),
-        ({"z": torch.zeros(1, 3), "x": torch.zeros(1, 3)}, "more than one value per channel"),
-        ({"momentum": float("inf")}, "momentum must be finite; received inf"),
-        (
-            {"weight": torch.ones(3, device="meta")},
-            "weight must be on the device .* meta beside cpu",
-        ),
-        ({"eps": -1.0}, "eps must be finite and not negative"),
-        ({"activation": "tanh"}, "activation must be one of none, relu; received 'tanh'"),
-        ({"p": 0.0}, "p must be finite and at least 1"),
-        ({"keep": torch.ones(5)}, r"one floating-point factor per sample, shape \(2,\)"),
-    ],
-)
-def test_mistakes_are_explained(arguments, message) -> None:
-    with pytest.raises(ValueError, match=message):
-        batch_norm_residual_energy(**{**GOOD, **arguments})
-
-
 @READS_GRAD
 @pytest.mark.parametrize(
     "mask", [[True] * 4, [True, False, False, True], [False, True, True, False]]
@@ -421,6 +383,21 @@ def test_forward_mode_is_refused() -> None:
         dual = torch.autograd.forward_ad.make_dual(z, torch.ones_like(z))
         with pytest.raises(RuntimeError, match=r"forward|jvp"):
             batch_norm_residual_energy(dual, z, None, None, None, None, training=True)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("activation", ["relu", "none"])
+def test_infinity_leaves_the_gradients_of_evaluation_as_in_torch(activation, layout) -> None:
+    z, x = (torch.randn(3, 8, 5, 5).contiguous(memory_format=LAYOUTS[layout]) for _ in range(2))
+    z[1, 2, 3, 3], z[0, 1, 0, 0] = float("inf"), float("-inf")
+    weight, mean, var = torch.rand(8), torch.zeros(8), torch.ones(8)
+    found = []
+    for function in (batch_norm_residual_energy, batch_norm):
+        leaves = [t.clone().requires_grad_() for t in (z, x)]
+        y, _ = function(*leaves, weight, None, mean, var, training=False, activation=activation)
+        found.append(torch.autograd.grad(y.sum(), leaves))
+    assert not found[1][0].isnan().any()
+    torch.testing.assert_close(*found)
 
 
 def test_infinity_reaches_the_running_mean() -> None:

@@ -8,6 +8,17 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
+FILES = (
+    "residual_energy",
+    "residual_energy_recovery",
+    "displacement_energy",
+    "batch_norm_residual_energy",
+    "batch_norm_relu",
+    "residual_energy_layer_norm",
+)
+NUMBERS = (
+    "test_values_and_gradients or bit_by_bit or last_bit or last_places or recovered or infinity"
+)
 
 
 @pytest.mark.parametrize("isa", ["base", "avx2"])
@@ -15,12 +26,8 @@ def test_the_op_tests_pass_on_it(isa, engine) -> None:
     if engine != "compiled":
         pytest.skip("only the compiled engine has instruction sets")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    command += ["-k", "(test_values_and_gradients and contiguous) or bit_by_bit or last_bit"]
-    command += [str(HERE / "test_residual_energy.py")]
-    command += [str(HERE / "test_displacement_energy.py")]
-    command += [str(HERE / "test_batch_norm_residual_energy.py")]
-    command += [str(HERE / "test_batch_norm_relu.py")]
-    command += [str(HERE / "test_residual_energy_layer_norm.py")]
+    command += ["-k", f"({NUMBERS}) and not channels_last and not strided"]
+    command += [str(HERE / f"test_{name}.py") for name in FILES]
     environment = {**os.environ, "TRGL_KERNELS_CPU_ISA": isa}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout

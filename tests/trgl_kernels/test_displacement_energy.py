@@ -276,26 +276,3 @@ def test_long_sums_of_one_sign_keep_their_digits() -> None:
     energy = displacement_energy(torch.zeros_like(y), y)
     exact = y.double().square().sum((1, 2, 3))
     assert abs(energy.double() / exact - 1).max() < 3e-7
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (
-            {"y": torch.zeros(2, 3, 4, 5)},
-            r"x and y must have the same shape; received \(2, 3, 4, 4\) and \(2, 3, 4, 5\)",
-        ),
-        (
-            {"y": torch.zeros(2, 3, 4, 4, dtype=torch.int32)},
-            r"y must be float32, .*; received torch.int32\. Convert",
-        ),
-        ({"y": torch.zeros(2, 3, 4, 4, device="meta")}, "must be on the same device"),
-        ({"x": torch.zeros(3), "y": torch.zeros(3)}, "a batch and a feature dimension"),
-        ({"p": 0.5}, "p must be finite and at least 1; received 0.5"),
-        ({"p": float("nan")}, "p must be finite and at least 1"),
-    ],
-)
-def test_mistakes_are_explained(arguments, message) -> None:
-    given = {"x": torch.zeros(2, 3, 4, 4), "y": torch.zeros(2, 3, 4, 4), "p": 2.0, **arguments}
-    with pytest.raises(ValueError, match=message):
-        displacement_energy(given["x"], given["y"], p=given["p"])

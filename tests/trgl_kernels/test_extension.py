@@ -52,6 +52,15 @@ def test_a_library_built_for_other_operators_is_not_opened(place, tmp_path, monk
     assert load_from(place, FITTING).reason.startswith("built for other definitions")
 
 
+@pytest.mark.parametrize("content", ["{}", "null", "[]", '{"reason": null}', "3"])
+def test_facts_that_are_none_do_not_stop_the_import(content, place):
+    (place / "_C.json").write_text(content)
+    status = extension.load.__wrapped__()
+    assert not status.loaded
+    assert status.reason
+    assert status.remedy
+
+
 def test_a_library_that_does_not_load(place):
     status = load_from(place, FITTING)
     assert not status.loaded

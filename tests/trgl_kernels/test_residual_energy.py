@@ -332,38 +332,6 @@ def test_autocast_changes_nothing() -> None:
     assert all(torch.equal(a, b) for a, b in zip(outside, inside, strict=True))
 
 
-GOOD = torch.zeros(2, 3, 4, 4)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (
-            {"r": torch.zeros(2, 3, 4, 5)},
-            r"x and r must have the same shape; received \(2, 3, 4, 4\) and \(2, 3, 4, 5\)",
-        ),
-        ({"scale": torch.ones(3, device="meta")}, "scale must be on the device .* meta beside cpu"),
-        ({"keep": torch.ones(2, device="meta")}, "keep must be on the device .* meta beside cpu"),
-        (
-            {"r": torch.zeros(2, 3, 4, 4, dtype=torch.int32)},
-            r"r must be float32, .*; received torch.int32\. Convert",
-        ),
-        ({"x": torch.zeros(3), "r": torch.zeros(3)}, "a batch and a feature dimension"),
-        ({"activation": "gelu"}, "activation must be one of none, relu; received 'gelu'"),
-        ({"p": 0.5}, "p must be finite and at least 1; received 0.5"),
-        ({"p": float("nan")}, "p must be finite and at least 1"),
-        ({"keep": torch.ones(3)}, r"one floating-point factor per sample, shape \(2,\)"),
-        ({"keep": torch.ones(2, requires_grad=True)}, "gets no gradient"),
-        ({"scale": torch.ones(4)}, "one floating-point factor per channel"),
-        ({"scale": torch.ones(3, 4, 1)}, "one floating-point factor per channel"),
-    ],
-)
-def test_mistakes_are_explained(arguments, message) -> None:
-    arguments = {"x": GOOD, "r": GOOD, **arguments}
-    with pytest.raises(ValueError, match=message):
-        residual_energy(arguments.pop("x"), arguments.pop("r"), **arguments)
-
-
 def test_without_energy_a_relu_saves_its_output_alone() -> None:
     x = torch.randn(4, 8, 6, 6, requires_grad=True)
     branch = torch.nn.Conv2d(8, 8, 1)

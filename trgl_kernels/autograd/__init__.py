@@ -14,9 +14,8 @@ from . import (
     residual_energy,
     residual_energy_layer_norm,
 )
-from .twin import DOUBLE_BACKWARD
 
-__all__ = ["DOUBLE_BACKWARD", "TWINS", "register"]
+__all__ = ["TWINS", "register"]
 
 TWINS = {
     "residual_energy": residual_energy.apply,

@@ -33,7 +33,7 @@ class _Function(torch.autograd.Function):
         ctx: Any,
         grad: Tensor,  # [N, C', H', W']
     ) -> Any:
-        refuse_double_backward("batch_norm_relu")
+        refuse_double_backward("batch_norm_relu_convolution", "the layers one after the other")
         z, bn_weight, bn_bias, mean, rstd, weight = ctx.saved_tensors
         wants = list(ctx.needs_input_grad[:3])
         wants_weight, wants_bias = ctx.needs_input_grad[6:8]

@@ -3,17 +3,16 @@
 import torch
 from torch import Tensor
 
-DOUBLE_BACKWARD = (
-    "trgl::{op}: its backward has no derivative of its own; received a backward pass with "
-    "create_graph=True. Use trgl_kernels.reference.{op}, which PyTorch can differentiate twice."
-)
 
-
-def refuse_double_backward(op: str) -> None:
-    """Raises in a backward pass that is recorded itself."""
+def refuse_double_backward(op: str, instead: str | None = None) -> None:
+    """Raises in a backward pass that is recorded itself; `instead` is what can be recorded."""
     # left alone, the second derivative would silently be zero
     if torch.is_grad_enabled():
-        raise RuntimeError(DOUBLE_BACKWARD.format(op=op))
+        raise RuntimeError(
+            f"trgl::{op}: its backward has no derivative of its own; "
+            "received a backward pass with create_graph=True. Use "
+            f"{instead or f'trgl_kernels.reference.{op}'}, which PyTorch can differentiate twice."
+        )
 
 
 def asked(gradient: Tensor, wanted: bool) -> Tensor | None:

@@ -1,6 +1,7 @@
 """What every regularized block does inside and at its end, and the block around any branch."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -119,6 +120,7 @@ class Regularized(nn.Module):
         """
         name, after = _fused(activation)
         measured, p = self._measured()
+        r = _as_scaled(x, r, scale)
         plain = name == "none" and scale is None
         if not measured and plain and x.shape == r.shape:
             # saves nothing, and a later in-place activation may overwrite it
@@ -170,6 +172,7 @@ class Regularized(nn.Module):
 
         The residual stream and what enters the next sublayer.
         """
+        r = _as_scaled(x, r, scale)
         # autocast runs a LayerNorm in float32 on some devices
         stream = torch.promote_types(x.dtype, r.dtype)
         cast = autocast_dtype(x) is not None and stream not in (torch.float32, torch.float64)
@@ -216,6 +219,23 @@ def _fused(activation: str | nn.Module) -> tuple[str, nn.Module | None]:
     return ("relu", None) if rectifies(activation) else ("none", activation)
 
 
+def _as_scaled(
+    x: Tensor,  # [N, *]
+    r: Tensor,  # [N, *]
+    scale: Tensor | None,  # [C]
+) -> Tensor:  # [N, *]
+    """r in the type of scale·r where that decides the type of the sum.
+
+    The operators cast `scale` to the types of x and r, as they cast what BN holds; PyTorch promotes
+    a bfloat16 residue to the float32 of its LayerScale, and the stream with it.
+    """
+    if scale is None:
+        return r
+    scaled = torch.promote_types(r.dtype, scale.dtype)
+    wider = torch.promote_types(x.dtype, scaled) != torch.promote_types(x.dtype, r.dtype)
+    return r.to(scaled) if wider else r
+
+
 class RegularizedResidual(Regularized):
     """y = act(shortcut(x) + branch(x)), with the energy of branch(x).
 
@@ -224,26 +244,35 @@ class RegularizedResidual(Regularized):
         block = RegularizedResidual(nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 64)))
 
     Args:
-        branch: from [N, C, *] to the shortcut's shape.
-        shortcut: what the residue is added to; None is the identity.
+        branch: a module (or any callable) from [N, C, *] to the shortcut's shape.
+        shortcut: what the residue is added to, a module or a callable; None is the identity.
         activation: "none" or "relu", after the addition.
         energy: "residue" or "displacement".
         recompute: "none", "residue" or "activation", see `with_recompute`; the last two are the
-            same here, for the branch runs as it is.
+            same here, for the branch runs as it is. None is "none" until `trgl.split` or
+            `regularize` chooses.
 
     Raises:
-        ValueError: another activation, energy or recompute; in forward, shapes that disagree.
+        ValueError: a branch or shortcut that cannot be called; another activation, energy or
+            recompute; in forward, shapes that disagree.
     """
 
     def __init__(
         self,
-        branch: nn.Module,
-        shortcut: nn.Module | None = None,
+        branch: Callable[[Tensor], Tensor],
+        shortcut: Callable[[Tensor], Tensor] | None = None,
         activation: str = "none",
         energy: str = "residue",
-        recompute: str = "none",
+        recompute: str | None = None,
     ) -> None:
         super().__init__()
+        for name, part in (("branch", branch), ("shortcut", shortcut)):
+            if isinstance(part, type) or not (callable(part) or (name, part) == ("shortcut", None)):
+                raise refusal(
+                    f"RegularizedResidual: {name} must be a module or another callable",
+                    f"the class {part.__name__}" if isinstance(part, type) else repr(part),
+                    "Build it first, such as nn.Conv2d(16, 16, 3, padding=1).",
+                )
         if activation not in ACTIVATIONS:
             raise refusal(
                 f"RegularizedResidual: activation must be one of {', '.join(ACTIVATIONS)}",
@@ -253,7 +282,9 @@ class RegularizedResidual(Regularized):
         self.branch = branch
         self.shortcut = shortcut
         self.activation = activation
-        self.with_energy(energy).with_recompute(recompute)
+        self.with_energy(energy)
+        if recompute is not None:
+            self.with_recompute(recompute)
 
     def forward(
         self,

@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .. import gradients, launch, reference
-from ..arguments import check_batch_norm_relu
+from ..arguments import check_batch_norm_relu, check_batch_norm_relu_backward, check_normalized
 from ..reference import memory_format
 from .batch_norm_gradient import backward_kernel, backward_sums
 from .runtime import on_device, run_flat, supported, vector
@@ -113,6 +113,7 @@ def apply(
     rstd: Tensor,  # [C]
 ) -> Tensor:  # [N, C, *]
     """`trgl::batch_norm_relu_apply`."""
+    check_normalized("batch_norm_relu_apply", z, weight, bias, mean, rstd)
     layout = memory_format(z)
     v = launch.view(z.shape, layout != torch.contiguous_format, 1)
     if not supported(v, z.dtype):
@@ -133,6 +134,7 @@ def backward(
     output_mask: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:  # [N, C, *], [C], [C]
     """`trgl::batch_norm_relu_backward`."""
+    check_batch_norm_relu_backward(grad_y, z, weight, bias, mean, rstd)
     layout = memory_format(z)
     v = launch.view(z.shape, layout != torch.contiguous_format, 1)
     if not supported(v, z.dtype):

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from .. import gradients, launch
+from ..arguments import check_batch_norm_residual_energy_backward
 from ..reference import memory_format
 from .batch_norm_gradient import backward_kernel, backward_sums
 from .runtime import dense, on_device, run_flat, step, supported, vector
@@ -26,6 +27,9 @@ def backward(
     output_mask: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # [N, C, *], [N, C, *], [C], [C]
     """`trgl::batch_norm_residual_energy_backward`."""
+    check_batch_norm_residual_energy_backward(
+        grad_y, grad_energy, z, y, weight, bias, mean, rstd, keep
+    )
     layout = memory_format(z)
     v = launch.view(z.shape, layout != torch.contiguous_format, 1)
     if not supported(v, z.dtype, x_dtype):

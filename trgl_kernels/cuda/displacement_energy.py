@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .. import gradients, launch, reference
-from ..arguments import check_displacement_energy
+from ..arguments import check_displacement_energy, check_displacement_energy_backward
 from ..reference import memory_format
 from .runtime import column_sums, energy_parts, on_device, run_flat, step, supported
 from .tiles import energy_of, energy_slope, flat_program
@@ -119,6 +119,7 @@ def backward(
     output_mask: list[bool],
 ) -> tuple[Tensor, Tensor]:  # [N, C, *], [N, C, *]
     """`trgl::displacement_energy_backward`."""
+    check_displacement_energy_backward(grad_energy, x, y)
     layout = memory_format(x)
     v = launch.view(x.shape, layout != torch.contiguous_format, None)
     if not supported(v, x.dtype, y.dtype):

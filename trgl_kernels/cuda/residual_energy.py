@@ -18,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .. import gradients, launch, reference
-from ..arguments import check_recovery, check_residual_energy
+from ..arguments import check_residual_energy, check_residual_energy_backward
 from ..checks import scale_dim
 from ..reference import memory_format
 from .runtime import (
@@ -257,7 +257,7 @@ def backward(
     output_mask: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:  # [N, C, *], [N, C, *], [C]
     """`trgl::residual_energy_backward`."""
-    check_recovery(y, x, output_mask)
+    check_residual_energy_backward(grad_y, grad_energy, y, r, x, scale, keep, output_mask)
     layout = memory_format(r)
     dim = None if scale is None else scale_dim("residual_energy", r, scale)
     v = launch.view(r.shape, layout != torch.contiguous_format, dim)

@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .. import gradients, launch
+from ..arguments import check_residual_energy_layer_norm_backward
 from .runtime import column_sums, dense, on_device, run_by_row, step, supported, vector
 from .tiles import residue_gradient, sum_gradient
 
@@ -136,6 +137,21 @@ def backward(
     output_mask: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # [N, *, C] twice, [C] three times
     """`trgl::residual_energy_layer_norm_backward`."""
+    check_residual_energy_layer_norm_backward(
+        grad_y,
+        grad_normed,
+        grad_energy,
+        y,
+        r,
+        x,
+        weight,
+        bias,
+        mean,
+        rstd,
+        scale,
+        keep,
+        output_mask,
+    )
     v = launch.view(y.shape, False, y.dim() - 1)
     if not (supported(v, y.dtype) and v.channels <= launch.WIDEST):
         return gradients.residual_energy_layer_norm_backward(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import gradients, reference
-from ..arguments import check_recovery, check_residual_energy
+from ..arguments import check_residual_energy, check_residual_energy_backward
 from ..reference import accumulation_dtype
 from .define import define, empty, empty_vector
 
@@ -59,7 +59,7 @@ def _backward_fake(
     x_dtype: torch.dtype,
     output_mask: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    check_recovery(y, x, output_mask)
+    check_residual_energy_backward(grad_y, grad_energy, y, r, x, scale, keep, output_mask)
     return (
         empty(r, x_dtype, output_mask[0]),
         empty(r, r.dtype, output_mask[1]),

@@ -101,6 +101,7 @@ def test_modes_are_chosen_like_energies() -> None:
     assert block.recompute == "residue"
     assert block.with_recompute("activation") is block
     assert Regularized.recompute == "none"
+    assert RegularizedResidual(nn.Linear(4, 4)).recompute == "none"
     with pytest.raises(ValueError, match="recompute of a block must be one of none, residue"):
         block.with_recompute("everything")
 
