@@ -10,7 +10,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 CPP := $(shell find csrc -name '*.cpp' -o -name '*.h')
-OP_TESTS := tests/trgl_kernels/test_residual_energy.py \
+OP_TESTS := tests/trgl_kernels/test_arguments.py \
+	tests/trgl_kernels/test_residual_energy.py \
 	tests/trgl_kernels/test_residual_energy_recovery.py \
 	tests/trgl_kernels/test_batch_norm_relu.py \
 	tests/trgl_kernels/test_batch_norm_residual_energy.py \

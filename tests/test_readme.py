@@ -1,15 +1,40 @@
-"""The README's Python runs as it stands, from the first block to the last."""
+"""The Python of the README and of each page of docs/ runs as it stands, from the first block on."""
 
 import re
 from pathlib import Path
 
-README = Path(__file__).parents[1] / "README.md"
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = {"README.md": 3, "docs/examples.md": 4}  # and their blocks
 
 
-def test_the_examples_run(capsys) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert len(blocks) == 3
-    names: dict[str, object] = {}
+def run(page: Path) -> int:
+    """Runs the blocks of a page in one namespace, as a reader would."""
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    names: dict[str, object] = {"__name__": "__main__"}
     for block in blocks:
-        exec(compile(block, str(README), "exec"), names)
-    assert "{1: " in capsys.readouterr().out
+        exec(compile(block, str(page), "exec"), names)
+    return len(blocks)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_examples_run(name, capsys) -> None:
+    assert run(ROOT / name) == PAGES[name]
+    assert name != "README.md" or "{1: " in capsys.readouterr().out
+
+
+def test_every_page_with_code_is_run() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("**/*.md")]
+    with_code = {str(p.relative_to(ROOT)) for p in pages if "```python" in p.read_text()}
+    assert with_code == set(PAGES)
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("**/*.md")):
+        for target, anchor in re.findall(r"\]\(([\w./-]*)(?:#([\w-]+))?\)", page.read_text()):
+            other = page.parent / target if target else page
+            assert other.exists(), (page.name, target)
+            if anchor:
+                headings = re.findall(r"^#+ (.*)$", other.read_text(), re.MULTILINE)
+                assert anchor in {h.lower().replace(" ", "-") for h in headings}, anchor
