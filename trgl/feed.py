@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
+from .network import GreedyNetwork
+
 Loader = Iterable[Sequence[Tensor]]
 
 
@@ -158,6 +160,31 @@ class Feed:
                 f"{self.name} set has labels from {low} to {high}. Renumber them, or split with "
                 f"num_classes={high + 1}."
             )
+
+
+def feed_for(
+    network: GreedyNetwork,
+    loader: Loader,
+    name: str,
+    device: torch.device,
+    channels_last: bool = False,
+    autocast: torch.dtype | None = None,
+) -> Feed:
+    """The feed of a loader for a network, whose type the images must have, or autocast's.
+
+    Raises:
+        ValueError: as `Feed`.
+    """
+    floats = [p.dtype for p in network.parameters() if p.is_floating_point()]
+    return Feed(
+        loader,
+        name,
+        network.input_shape,
+        network.num_classes,
+        device,
+        channels_last and len(network.input_shape) == 3,
+        (floats or [torch.float32])[:1] + ([] if autocast is None else [autocast]),
+    )
 
 
 def _length(loader: object) -> int | None:

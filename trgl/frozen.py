@@ -2,7 +2,7 @@
 
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from .digests import fingerprints, generators, keys_of
 from .encoder import FrozenEncoder
 from .network import GreedyNetwork
 from .step import LocalStep
-from .store import Place, Rows, check_place, check_room, first, row_bytes
+from .store import Place, Rows, check_place, check_room, empty_rows, first, row_bytes, take
 
 Unit = tuple[nn.Module, Callable[[Tensor], Tensor]]
 
@@ -35,6 +35,7 @@ class FrozenFront:
         steps: of its modules, front to back.
         chunk: samples in one pass through the frozen modules; None takes a batch as it is.
         cache: None, "memory" or a directory.
+        bring: called with modules before they run.
 
     Raises:
         ValueError: chunk or cache is something else.
@@ -46,6 +47,7 @@ class FrozenFront:
         steps: Sequence[LocalStep],
         chunk: int | None = None,
         cache: Place | None = None,
+        bring: Callable[[Iterable[nn.Module]], None] = lambda modules: None,
     ) -> None:
         if chunk is not None and (
             not isinstance(chunk, int) or isinstance(chunk, bool) or chunk < 1
@@ -59,6 +61,7 @@ class FrozenFront:
         self.steps = steps
         self.chunk = chunk
         self.cache = cache
+        self.bring = bring
         self._samples = 0  # 0: nothing is remembered
         self._batch: int | None = None
         self._levels: dict[int, tuple[bytes, Rows]] = {}  # by how many units they come after
@@ -175,7 +178,8 @@ class FrozenFront:
         here = len(self._units)
         if features is None:
             assert self._batch is not None
-            features = self._pieces(_take(images, torch.tensor(missing)), 0, self._batch)
+            self.bring(module for module, _ in self._units)
+            features = self._pieces(take(images, torch.tensor(missing)), 0, self._batch)
             positions = list(range(len(missing)))
         else:
             positions = list(missing)
@@ -215,6 +219,7 @@ class FrozenFront:
         at: int,
     ) -> Tensor:  # [N, *]
         """What the units from `at` on make of x."""
+        self.bring(module for module, _ in self._units[at:])
         if self._chunked:
             assert self.chunk is not None
             return self._pieces(x, at, self.chunk)
@@ -234,11 +239,11 @@ class FrozenFront:
             piece = x[start : start + size]
             count = piece.shape[0]
             if count < size:
-                piece = _take(piece, torch.arange(size) % count)
+                piece = take(piece, torch.arange(size) % count)
             for _, run in self._units[at:]:
                 piece = run(piece)
             if out is None:
-                out = _like(piece, x.shape[0])
+                out = empty_rows(piece, x.shape[0])
             out[start : start + count] = piece[:count]
         assert out is not None
         return out
@@ -278,22 +283,3 @@ class FrozenFront:
                 layer.training = mode
                 layer._forward_pre_hooks, layer._forward_hooks = before, after
         return sizes
-
-
-def _like(
-    piece: Tensor,  # [n, *]
-    count: int,
-) -> Tensor:  # [count, *]
-    """An uninitialized tensor of `count` samples in the layout of `piece`."""
-    shape = (count, *piece.shape[1:])
-    if piece.stride(0) == piece[:1].numel():
-        return torch.empty_strided(shape, piece.stride(), dtype=piece.dtype, device=piece.device)
-    return piece.new_empty(shape)
-
-
-def _take(
-    x: Tensor,  # [N, *]
-    positions: Tensor,  # [n]
-) -> Tensor:  # [n, *]
-    """The samples at these positions, in the layout of x."""
-    return _like(x, len(positions)).copy_(x[positions.to(x.device)])

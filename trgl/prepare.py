@@ -33,6 +33,7 @@ class Task:
         data: where the images were read from, for the record.
         cache: where the features of frozen modules are kept: ``memory`` or a directory; None
             computes them in every epoch.
+        offload: modules wait in main memory while they are not needed.
     """
 
     recipe: Recipe
@@ -42,6 +43,7 @@ class Task:
     threads: int = 1
     data: str | None = None
     cache: str | None = None
+    offload: bool = False
 
     @property
     def label(self) -> str:
@@ -151,6 +153,7 @@ def make_trainer(task: Task, network: GreedyNetwork) -> Trainer:
         device=task.device,
         chunk=recipe.chunk or None,
         cache=task.cache if keeps else None,
+        offload=task.offload,
         evaluate_every=recipe.evaluate_every,
         seed=task.seed,
     )

@@ -148,6 +148,7 @@ def _config(prepared: Prepared, started: float) -> dict[str, Any]:
         "device": task.device,
         "threads": task.threads,
         "cache": task.cache,
+        "offload": task.offload,
         "recipe": task.recipe.as_dict(),
         "sources": dict(task.recipe.sources),
         "data": {

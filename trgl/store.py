@@ -92,6 +92,25 @@ def first(keys: Sequence[bytes]) -> list[int]:
     return list(positions.values())
 
 
+def empty_rows(
+    piece: Tensor,  # [n, *]
+    count: int,
+) -> Tensor:  # [count, *]
+    """An uninitialized tensor of `count` samples in the layout of `piece`."""
+    shape = (count, *piece.shape[1:])
+    if piece.stride(0) == piece[:1].numel():
+        return torch.empty_strided(shape, piece.stride(), dtype=piece.dtype, device=piece.device)
+    return piece.new_empty(shape)
+
+
+def take(
+    x: Tensor,  # [N, *]
+    positions: Tensor,  # [n]
+) -> Tensor:  # [n, *]
+    """The samples at these positions, in the layout of x."""
+    return empty_rows(x, len(positions)).copy_(x[positions.to(x.device)])
+
+
 def row_bytes(
     like: Tensor,  # [N, *]
 ) -> int:

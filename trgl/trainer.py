@@ -10,7 +10,7 @@ from torch import nn
 
 from .encoder import FrozenEncoder
 from .evaluation import evaluate
-from .feed import Feed, Loader
+from .feed import Feed, Loader, feed_for
 from .frozen import FrozenFront
 from .metrics import EpochRecord, Evaluation, History
 from .network import GreedyNetwork
@@ -25,6 +25,7 @@ from .per_module import (
     weights_of,
 )
 from .regimes import Phase, schedule, train_epoch
+from .residency import Residency
 from .schedulers import SchedulerBuilder, Schedulers
 from .step import Criterion, DivergenceError, measured
 from .store import Place
@@ -65,6 +66,9 @@ class Trainer:
             no more than the rounding of layers that compute another batch size in another way.
         cache: what the frozen modules make of the training images is computed once and kept: in
             "memory", or on the disk of a directory. For training sets without random augmentation.
+        offload: modules wait in main memory while they neither train nor features pass through
+            them, also when `on_epoch` is called; the optimizer state of modules that do not train
+            always does. On the CPU nothing moves.
         evaluate_every: epochs between evaluations; the last epoch is always evaluated.
         seed: of PyTorch's generators during `fit`, which are given back as they were.
 
@@ -93,6 +97,7 @@ class Trainer:
         compile: bool | Mapping[str, Any] = False,
         chunk: int | None = None,
         cache: Place | None = None,
+        offload: bool = False,
         evaluate_every: int = 1,
         seed: int = 0,
     ) -> None:
@@ -131,7 +136,8 @@ class Trainer:
             clip_norm=clip_norm,
             accumulate=accumulate,
         )
-        self.front = FrozenFront(network, self.steps, chunk, cache)
+        self.residency = Residency(network, self.steps, self.device, offload)
+        self.front = FrozenFront(network, self.steps, chunk, cache, self.residency.bring)
         self.schedulers = Schedulers(
             scheduler,
             {
@@ -190,7 +196,7 @@ class Trainer:
         self.network.zero_grad(set_to_none=True)
         for step in self.steps:
             step.begin()
-        with self._fork(), closing(self.front):
+        with self._fork(), closing(self.front), closing(self.residency):
             torch.manual_seed(self.seed)
             for epoch, phase in enumerate(self.phases, 1):
                 record = self._epoch(epoch, phase, feed, others[0], others[1], on_step)
@@ -238,6 +244,7 @@ class Trainer:
         for step in active:
             step.module.train()
             step.meter.reset()
+        self.residency.begin(phase.active)
         self.front.begin(phase.active)
         train_epoch(
             self.steps,
@@ -268,21 +275,12 @@ class Trainer:
         )
 
     def _evaluate(self, feed: Feed) -> Evaluation:
+        self.residency.bring([self.network])
         with self._fork():  # so that evaluating changes nothing of what training draws
             return evaluate(self.network, self.steps, feed, whole=self.regime == "end-to-end")
 
     def _feed(self, loader: Loader, name: str) -> Feed:
-        network = self.network
-        floats = [p.dtype for p in network.parameters() if p.is_floating_point()]
-        return Feed(
-            loader,
-            name,
-            network.input_shape,
-            network.num_classes,
-            self.device,
-            self.channels_last and len(network.input_shape) == 3,
-            (floats or [torch.float32])[:1] + ([] if self.autocast is None else [self.autocast]),
-        )
+        return feed_for(self.network, loader, name, self.device, self.channels_last, self.autocast)
 
     def _shared_parameters(self) -> list[nn.Parameter]:
         if self.regime == "end-to-end" or not self.network.head_is_shared:

@@ -151,13 +151,14 @@ def test_a_comparison_with_a_cache_gives_the_same_figures(tmp_path: Path) -> Non
     words = ["compare", "digits-20x1", *TINY, "--regime", "sequential", "--crop-padding", "0"]
     words += ["--seeds", "0", "--no-freeze-encoder", "--chunk", "16", "--quiet", "--jobs", "1"]
     (tmp_path / "kept").mkdir()
-    assert trgl(*words, "--out", tmp_path / "a", "--cache", tmp_path / "kept") == 0
+    assert trgl(*words, "--out", tmp_path / "a", "--cache", tmp_path / "kept", "--offload") == 0
     assert trgl(*words, "--out", tmp_path / "b") == 0
     for method in ("vanilla", "transport", "end-to-end"):
         places = [tmp_path / name / f"{method}-seed0" for name in "ab"]
         assert without_times(places[0]) == without_times(places[1])
         configs = [json.loads((place / "config.json").read_text()) for place in places]
         assert [c["cache"] for c in configs] == [str(tmp_path / "kept"), None]
+        assert [c["offload"] for c in configs] == [True, False]
         assert configs[0]["recipe"]["chunk"] == 16
     assert list((tmp_path / "kept").iterdir()) == []
 

@@ -122,8 +122,9 @@ def run(options: argparse.Namespace) -> int:
         side_by_side = cores() if recipe.threads == 1 and device == "cpu" else 1
     side_by_side = min(side_by_side, count)
     threads = threads_per_run(recipe.threads, side_by_side)
+    places = (options.data, options.cache, options.offload)
     tasks = [
-        Task(recipe, method, seed, device, threads, options.data, options.cache)
+        Task(recipe, method, seed, device, threads, *places)
         for seed in options.seeds
         for method in options.methods
     ]

@@ -134,6 +134,12 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         "or in a file in DIR that is gone when the run ends; for training without random crops and "
         "flips. The result is the same (default: computed in every epoch)",
     )
+    group.add_argument(
+        "--offload",
+        action="store_true",
+        help="keep modules in main memory while they neither train nor are passed through; on the "
+        "CPU nothing moves",
+    )
     group.add_argument("--quiet", action="store_true", help="no progress on stderr")
 
 
