@@ -12,6 +12,7 @@ from trgl_kernels.blocks import Regularized
 from trgl_kernels.convert import twin_of
 
 from . import heads
+from .balance import by_memory, counts_of
 from .body import Body, Unit
 from .dry_run import DryRun
 from .encoder import FrozenEncoder
@@ -60,7 +61,9 @@ def split(
         head: "conv", "linear", "mlp", "pool-linear", a callable (shape, num_classes) ->
             nn.Module, or a list of one per module (module 0 first where an encoder trains).
         balance: "depth" gives every module the same number of blocks, the first ones one more where
-            it does not come out even; or a list of the blocks per module.
+            it does not come out even; "memory" keeps the bytes that the heaviest module holds for
+            its backward pass, head included, as few as they can be; or a list of the blocks per
+            module.
         energy: "residue", ‖r‖² of every residual block; "displacement", ‖y − shortcut(x)‖² after
             the activation, of every block that keeps its shape or has a shortcut; "module",
             ‖T_k(x) − x‖² of the module as a whole. None is "residue", where a block is not
@@ -91,7 +94,7 @@ def split(
     shape = _check(model, modules, input_shape, num_classes, energy, encoder, freeze_encoder, seed)
     recomputes = recomputing(recompute_heads, modules)
     layout = layout_of(model)
-    counts = _counts(balance, modules, len(layout.blocks))
+    counts = counts_of(balance, modules, len(layout.blocks))
     own, rest = _head_lists(head, modules, encoder is not None and not freeze_encoder)
     stem = [(name, model.get_submodule(name)) for name in layout.stem]
     if isinstance(encoder, nn.Module):
@@ -105,12 +108,26 @@ def split(
     if encoder is None and stem:
         blocks[0] = stem + blocks[0]
     _check_names([*stem, *(unit for block in blocks for unit in block)])
-    starts = [sum(counts[:k]) for k in range(modules + 1)]
-    groups = [blocks[a:b] for a, b in pairwise(starts)]
 
     watched = [model, encoder] if isinstance(encoder, nn.Module) else [model]
     with undone_on_error(*watched):
         _regularize(model, energy)
+        if counts is None:
+            counts = by_memory(
+                model,
+                encoder,
+                stem if encoder is not None else [],
+                blocks,
+                shape,
+                num_classes,
+                rest,
+                modules,
+                energy=energy or "residue",
+                recompute_heads=recomputes,
+                freeze_head=freeze_head,
+            )
+        starts = [sum(counts[:k]) for k in range(modules + 1)]
+        groups = [blocks[a:b] for a, b in pairwise(starts)]
         with DryRun(model, encoder) as run:
             x = run.images(shape)
             front: Body | None = None
@@ -201,36 +218,6 @@ def _check(
 
 def _is_whole(value: object) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def _counts(balance: str | Sequence[int], modules: int, blocks: int) -> list[int]:
-    """Blocks per module."""
-    if modules > blocks:
-        raise ValueError(
-            f"A module needs at least one block: the model has {blocks} blocks, but {modules} "
-            f"modules were asked for. Use modules={blocks} or fewer."
-        )
-    if isinstance(balance, str):
-        if balance != "depth":
-            raise ValueError(
-                f"balance must be 'depth' or a list of the blocks per module, but got {balance!r}. "
-                f"Use balance='depth'."
-            )
-        even, odd = divmod(blocks, modules)
-        return [even + (k < odd) for k in range(modules)]
-    if not isinstance(balance, Sequence) or not all(_is_whole(count) for count in balance):
-        raise ValueError(
-            f"balance must be 'depth' or a list of whole numbers, the blocks per module, but got "
-            f"{balance!r}. Use balance='depth'."
-        )
-    counts = [int(count) for count in balance]
-    if len(counts) != modules or sum(counts) != blocks or min(counts) < 1:
-        raise ValueError(
-            f"balance must list at least one block for each of {modules} modules, {blocks} blocks "
-            f"in all, but got {counts} with {sum(counts)} blocks. Use balance='depth' or other "
-            f"numbers."
-        )
-    return counts
 
 
 def _regularize(model: nn.Module, energy: str | None) -> None:

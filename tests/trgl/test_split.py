@@ -245,7 +245,7 @@ def data_dependent(x):
         (lambda: (chain2(), 2, SHAPE, 3, "conv", [1, 2]), "2 blocks in all"),
         (lambda: (chain2(), 2, SHAPE, 3, "conv", [2]), "2 blocks in all"),
         (lambda: (chain2(), 2, SHAPE, 3, "conv", [2, 0]), "at least one block"),
-        (lambda: (chain2(), 2, SHAPE, 3, "conv", "memory"), "'memory'"),
+        (lambda: (chain2(), 2, SHAPE, 3, "conv", "width"), "'width'"),
         (lambda: (chain2(), 2, SHAPE, 3, "cnn"), "'cnn'"),
         (lambda: (chain2(), 2, SHAPE, 3, lambda s, c: nn.Flatten()), r"logits \[N, 3\].*module 1"),
         (

@@ -1,0 +1,126 @@
+"""How many blocks each module gets."""
+
+from collections.abc import Sequence
+from functools import cache
+from numbers import Integral
+
+import torch
+from torch import nn
+
+from . import heads
+from .body import Body, Unit
+from .dry_run import DryRun
+from .heads import Head, Shape
+from .memory.fake import Fakes
+from .memory.intervals import Row
+from .memory.partition import balanced
+
+BATCH = 32  # samples for which bytes are compared; they are very nearly proportional to it
+
+
+def counts_of(balance: str | Sequence[int], modules: int, blocks: int) -> list[int] | None:
+    """Blocks per module; None where they have to be counted, for balance="memory".
+
+    Raises:
+        ValueError: more modules than blocks, or a balance that is neither a known name nor a list
+            of `modules` numbers with the sum `blocks`.
+    """
+    if modules > blocks:
+        raise ValueError(
+            f"A module needs at least one block: the model has {blocks} blocks, but {modules} "
+            f"modules were asked for. Use modules={blocks} or fewer."
+        )
+    if isinstance(balance, str):
+        if balance not in ("depth", "memory"):
+            raise ValueError(
+                f"balance must be 'depth', 'memory' or a list of the blocks per module, but got "
+                f"{balance!r}. Use balance='depth'."
+            )
+        even, odd = divmod(blocks, modules)
+        return [even + (k < odd) for k in range(modules)] if balance == "depth" else None
+    if not isinstance(balance, Sequence) or not all(map(_is_whole, balance)):
+        raise ValueError(
+            f"balance must be 'depth', 'memory' or a list of whole numbers, the blocks per module, "
+            f"but got {balance!r}. Use balance='depth'."
+        )
+    counts = [int(count) for count in balance]
+    if len(counts) != modules or sum(counts) != blocks or min(counts) < 1:
+        raise ValueError(
+            f"balance must list at least one block for each of {modules} modules, {blocks} blocks "
+            f"in all, but got {counts} with {sum(counts)} blocks. Use balance='depth' or other "
+            f"numbers."
+        )
+    return counts
+
+
+def by_memory(
+    model: nn.Module,
+    encoder: nn.Module | str | None,
+    stem: Sequence[Unit],
+    blocks: Sequence[Sequence[Unit]],
+    shape: Shape,
+    num_classes: int,
+    head: Head | Sequence[Head],
+    modules: int,
+    *,
+    energy: str,
+    recompute_heads: Sequence[bool],
+    freeze_head: bool = False,
+) -> list[int]:
+    """Blocks per module such that the heaviest one keeps the fewest bytes for backward.
+
+    Counted with its head, with the energies, in float32 or whatever type the weights have.
+
+    Args:
+        model: whose blocks they are, regularized.
+        encoder: as `split` takes it.
+        stem: the units of module 0; empty without one.
+        blocks: units of every block, what stands in front of the first one included.
+        shape: of one image.
+        num_classes: width of the logits.
+        head: of all modules, or one per module.
+        modules: K.
+        energy: "residue", "displacement" or "module".
+        recompute_heads: of every module, whether its head runs again in backward.
+        freeze_head: the heads do not train.
+
+    Raises:
+        ValueError: layers or heads that do not fit.
+    """
+    bodies: list[Body] = []
+    shapes: list[Shape] = []
+    whole = energy == "module"
+    with DryRun(model, encoder) as run:
+        x = run.images(shape)
+        if stem:
+            x, _, _ = run.body([stem], x, "residue", "the encoder")
+        device, dtype, entering = x.device, x.dtype, tuple(x.shape[1:])
+        for number, block in enumerate(blocks, 1):
+            owner = f"the module with block {number}"
+            x, body, _ = run.body([block], x, "residue" if whole else energy, owner)
+            bodies.append(body)
+            shapes.append(tuple(x.shape[1:]))
+    fakes = Fakes()
+    with fakes.mode:
+        images = torch.empty(BATCH, *entering, device=device, dtype=dtype)
+    row = Row(bodies, images, fakes, energies=not whole, whole=whole)
+
+    several = isinstance(head, Sequence) and not isinstance(head, str)
+    kinds: list[Head] = list(head) if several else [head] * modules  # type: ignore[arg-type,list-item]
+    if len(kinds) != modules:
+        return counts_of("depth", modules, len(blocks)) or []  # refused where the heads are built
+
+    @cache
+    def head_parts(kind: Head, again: bool, stop: int) -> tuple[int, int]:
+        with torch.random.fork_rng(devices=[]):  # only the heads that stay may draw
+            built = heads.build(kind, shapes[stop - 1], num_classes).to(device, dtype)
+        return row.head_parts(built, stop, trains=not freeze_head, recompute=again)
+
+    def cost(k: int, first: int, stop: int) -> int:
+        return row.bytes(first, stop, head_parts(kinds[k], recompute_heads[k], stop))
+
+    return balanced(cost, len(blocks), modules)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
