@@ -30,7 +30,7 @@ COLUMNS = 64  # neighbouring channels of one program where channels come last
 SPLITS = 1024  # most parts of a sample or channel: they are combined in one tile
 COMBINE_ELEMENTS = 2048  # partial sums that one program of a combining kernel holds
 CACHED = 1024  # shapes whose settings are remembered: a launch looks them up every time
-WIDEST = 4096  # channels of a row that a program can hold
+WIDEST = 4096  # channels of a row that a program can hold; wider rows are walked in tiles
 ROW_WARPS = 8  # most warps of a program that holds wide rows
 INDEX_LIMIT = 2**30  # positions inside a plane are counted in 32 bits
 
@@ -177,8 +177,12 @@ def by_channel(v: View, itemsize: int) -> ChannelLaunch:
 
 @dataclass(frozen=True)
 class RowLaunch:
-    """Grid of groups x splits; `share` rows per program in tiles of rows x columns."""
+    """Grid of groups x splits x blocks; `share` rows per program in tiles of rows x columns.
 
+    Rows that a program cannot hold are cut into `blocks` of columns.
+    """
+
+    blocks: int
     splits: int
     share: int
     rows: int
@@ -189,13 +193,16 @@ class RowLaunch:
 @lru_cache(maxsize=CACHED)
 def by_row(v: View, groups: int) -> RowLaunch:
     """Splits the rows of each group: of a sample (`groups` = samples), or all rows (1)."""
-    columns = power_of_two(v.channels)
+    whole = v.channels <= WIDEST
+    columns = power_of_two(v.channels) if whole else min(LONE_ELEMENTS, WIDEST)
+    blocks = ceil_div(v.channels, columns)
     lines = v.samples * v.outer // groups
     rows = min(max(LONE_ELEMENTS // columns, 1), power_of_two(lines))
     tiles = ceil_div(lines, rows)
-    wanted = min(ceil_div(PROGRAMS, groups), SPLITS)
+    wanted = min(ceil_div(PROGRAMS, groups * blocks), max(SPLITS // blocks, 1))
     per_program = max(ceil_div(tiles, wanted), min(tiles, CHUNK_TILES))
     return RowLaunch(
+        blocks=blocks,
         splits=ceil_div(tiles, per_program),
         share=per_program * rows,
         rows=rows,

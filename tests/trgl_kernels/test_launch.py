@@ -92,8 +92,11 @@ def test_shares_cover_each_row_once(shape: tuple[int, ...], together: bool) -> N
     lines = v.samples * v.outer // groups
     assert settings.share % settings.rows == 0
     assert (settings.splits - 1) * settings.share < lines <= settings.splits * settings.share
-    assert v.channels <= settings.columns < 2 * v.channels
-    assert settings.splits <= launch.SPLITS
+    assert settings.columns * (settings.blocks - 1) < v.channels
+    assert v.channels <= settings.columns * settings.blocks
+    assert (settings.blocks == 1) == (v.channels <= launch.WIDEST)
+    assert settings.blocks > 1 or settings.columns < 2 * v.channels
+    assert settings.splits * settings.blocks <= launch.SPLITS
     assert settings.share + settings.rows < 2**31
 
 

@@ -197,6 +197,18 @@ def test_the_penalty_is_free_where_the_residue_is_recovered(name, mode) -> None:
         assert ours(name, torch.float32, mode, False) == without
 
 
+@pytest.mark.parametrize("name", ["pre-activation", "swin", "swin-drop", "swin-v2", "vit"])
+def test_bfloat16_streams_keep_the_residue_in_every_mode(name) -> None:
+    with_penalty = plain(name, torch.bfloat16, True)
+    one = torch.empty(BLOCKS[name][1], dtype=torch.bfloat16).nbytes
+    residues = 1 if name == "pre-activation" else 2
+    assert with_penalty == plain(name, torch.bfloat16, False) + residues * one
+    for mode in MODES:
+        rebuilt = mode == "activation" and name == "pre-activation"
+        found = ours(name, torch.bfloat16, mode, True)
+        assert found == with_penalty - (2 * one if rebuilt else 0)
+
+
 def test_swin_v2_keeps_one_map_more_instead_of_two() -> None:
     without = plain("swin-v2", torch.float32, False)
     one = torch.empty(BLOCKS["swin-v2"][1]).nbytes

@@ -62,6 +62,7 @@ CASES = {
     "tokens": Case((64, 197, 768), (BF16, BF16), activation="none"),
     "wide-tokens": Case((64, 197, 4096), activation="none", sms=(80, 90)),
     "odd-tokens": Case((8, 30, 3001), (F16, BF16), activation="none", p=1.5),
+    "widest-tokens": Case((8, 30, 10_000), (BF16, BF16), activation="none", sms=(80, 90)),
     "64-bit": Case((70_000, 64, 32, 32), (F16, F16)),
 }
 # tensors as large as the input that a kernel reads and writes in the case "relu, all gradients"
@@ -103,6 +104,7 @@ class Machine:
     stack: int
     local: int
     ptx: str
+    ttir: str
 
 
 @pytest.fixture
@@ -243,7 +245,11 @@ def compiled(launch: Launch, sm: int, folder: Path) -> Machine:
     ).stdout
     counts = dict(re.findall(r"(REG|STACK|LOCAL):(\d+)", usage))
     return Machine(
-        int(counts["REG"]), int(counts["STACK"]), int(counts["LOCAL"]), binary.asm["ptx"]
+        int(counts["REG"]),
+        int(counts["STACK"]),
+        int(counts["LOCAL"]),
+        binary.asm["ptx"],
+        binary.asm["ttir"],
     )
 
 
@@ -299,6 +305,45 @@ def test_large_tensors_are_accessed_sixteen_bytes_at_a_time(
         assert len(re.findall(r"ld\.global\S*\.v4\.b32", ptx)) >= loads * wide
         assert len(re.findall(r"st\.global\S*\.v4\.b32", ptx)) == stores * wide
     assert seen == set(MAPS[operator])
+
+
+@pytest.mark.parametrize("operator", [o for o in OPERATORS if o != "residual_energy_layer_norm"])
+@pytest.mark.parametrize("name", ["odd-planes", "odd-planes-bfloat16"])
+def test_odd_planes_are_accessed_wide_where_the_walk_is_flat(
+    name: str, operator: str, launches: list[Launch], tmp_path: Path
+) -> None:
+    """An odd plane of a channel starts anywhere, and is read by element; a sample's C·S do not."""
+    OPERATORS[operator](CASES[name])
+    flat = [launch for launch in launches if "COLUMNS" not in launch.constants]
+    assert {launch.kernel.__name__ for launch in flat} & {"forward_kernel", "rectify_kernel"}
+    for launch in flat:
+        ptx = compiled(launch, 90, tmp_path).ptx
+        assert "ld.global.v4.b32" in ptx, launch.kernel.__name__
+        assert "st.global.v4.b32" in ptx or operator == "displacement_energy"
+    for launch in launches:
+        if launch.constants.get("VECTOR") == 1 and "COLUMNS" in launch.constants:
+            assert ".v4" not in compiled(launch, 90, tmp_path).ptx, launch.kernel.__name__
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_offsets_into_maps_have_64_bits(
+    operator: str, launches: list[Launch], tmp_path: Path
+) -> None:
+    OPERATORS[operator](CASES["64-bit"])
+    seen = 0
+    for launch in launches:
+        code = compiled(launch, 90, tmp_path).ttir
+        # pointers to float16 are pointers into maps: vectors are float32
+        spread = dict(re.findall(r"(%\w+) = tt\.splat (%\w+) : !tt\.ptr<f16>", code))
+        places = re.findall(
+            r"tt\.addptr (%\w+), \S+ : (?:tensor<[\dx]*)?!tt\.ptr<f16>>?, (\S+)", code
+        )
+        for pointer, offset in places:
+            # 32 bits count inside a program's share, whose start was added in 64 bits before
+            start = spread.get(pointer, pointer)
+            assert "i64" in offset or not start.endswith("_ptr"), launch.kernel.__name__
+        seen += sum("i64" in offset for _, offset in places)
+    assert seen >= 4
 
 
 def test_planes_of_even_size_are_loaded_wide_without_a_multiple_of_sixteen(

@@ -223,21 +223,46 @@ def test_residual_energy_layer_norm_in_parts(
     assert kernels.count("column_sums_kernel") == (len(shape) > 2) + 2 + (not recovered)
 
 
-def test_rows_too_wide_for_a_program_are_left_to_the_reference(
-    kernels: list[str], monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Programs that hold four columns of a row."""
+    monkeypatch.setattr(launch, "WIDEST", 4)
+    forget_settings()
+    yield
+    forget_settings()
+
+
+@pytest.mark.parametrize("factors", [True, False])
+@pytest.mark.parametrize("recovered", [False, True])
+@pytest.mark.parametrize("shape", [(2, 3, 9), (3, 5, 2, 8), (7, 6)], ids=str)
+@pytest.mark.usefixtures("narrow")
+def test_rows_too_wide_for_a_program_are_walked_in_tiles(
+    shape: tuple[int, ...], recovered: bool, factors: bool, kernels: list[str]
 ) -> None:
-    x, r = normal((2, 3, 9)), normal((2, 3, 9))
-    for widest, count in ((9, 2), (8, 0)):
-        monkeypatch.setattr(launch, "WIDEST", widest)
-        kernels.clear()
-        y, normed, energy, mean, rstd = torch.ops.trgl.residual_energy_layer_norm.default(
-            x, r, None, None, 1e-5, None, None, 2.0, True, False
+    x, r, *grads = (normal(shape) for _ in range(4))
+    x += 50.0  # a mean that has to be taken twice
+    weight, bias, scale = ((torch.rand(shape[-1]) + 0.5) if factors else None for _ in range(3))
+    keep, grad_energy = torch.rand(shape[0]) if factors else None, torch.rand(shape[0])
+    outputs = torch.ops.trgl.residual_energy_layer_norm.default(
+        x, r, weight, bias, 1e-5, scale, keep, 2.0, True, recovered
+    )
+    options = dict(zip(("scale", "keep"), wide((scale, keep)), strict=True))
+    exact = reference.residual_energy_layer_norm(*wide((x, r, weight, bias)), **options)
+    for a, b, bound in zip(outputs, exact, (BOUND, 2e-5, BOUND, BOUND, 2e-5), strict=True):
+        assert relative_error(a, b) <= bound
+    y, _, _, mean, rstd = outputs
+    residue = (None, x) if recovered else (r, None)
+    arguments = (*grads, grad_energy, y, *residue, weight, bias, mean, rstd, scale, keep, 2.0)
+    for mask in ([True] * 4 + [not recovered], [False, True, False, True, False]):
+        found = torch.ops.trgl.residual_energy_layer_norm_backward.default(
+            *arguments, torch.float32, torch.float32, mask
         )
-        torch.ops.trgl.residual_energy_layer_norm_backward.default(
-            y, normed, energy, y, r, None, None, None, mean, rstd, None, None, 2.0, x.dtype,
-            r.dtype, [True, True, False, False, False],
-        )  # fmt: skip
-        assert len(kernels) == count
+        exact = residual_energy_layer_norm_backward(
+            *wide(arguments), torch.float64, torch.float64, mask
+        )
+        assert_close(found, exact)
+    assert kernels[:2] == ["statistics_kernel", "forward_kernel"]
+    assert kernels.count("means_kernel") == kernels.count("backward_kernel") == 2
 
 
 @each_layout

@@ -1,7 +1,6 @@
 """The Triton engine: kernels that answer for CUDA tensors.
 
-float32, bfloat16 and float16; float64 and empty tensors, and rows too wide for a program to hold
-(launch.WIDEST), are answered by the reference. Importing
+float32, bfloat16 and float16; float64 and empty tensors are answered by the reference. Importing
 this package needs Triton and queries no device. Under Triton's interpreter (TRITON_INTERPRET=1, set
 before the import) the same functions run on CPU tensors: that is how they are tested without a GPU.
 """

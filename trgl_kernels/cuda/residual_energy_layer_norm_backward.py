@@ -6,7 +6,9 @@
     ∂L/∂scale = Σ r·h,   ∂L/∂weight = Σ ∂L/∂normed·ŷ,   ∂L/∂bias = Σ ∂L/∂normed
 
 A program takes some rows, of whichever samples, and holds whole rows: everything is read once and
-written once. The sums over rows are partial sums of one program each, added in a fixed order.
+written once. Of rows that are too wide for that (launch.WIDEST) a first kernel takes the two means,
+and a program then takes a block of their columns. The sums over rows are partial sums of one
+program each, added in a fixed order.
 """
 
 import torch
@@ -16,8 +18,49 @@ from torch import Tensor
 
 from .. import gradients, launch
 from ..arguments import check_residual_energy_layer_norm_backward
-from .runtime import column_sums, dense, on_device, run_by_row, step, supported, vector
+from .runtime import (
+    column_sums,
+    dense,
+    on_device,
+    run_by_row,
+    run_over_rows,
+    step,
+    supported,
+    vector,
+)
 from .tiles import residue_gradient, sum_gradient
+
+
+@triton.jit
+def means_kernel(
+    grad_normed_ptr,
+    y_ptr,
+    weight_ptr,
+    mean_ptr,
+    rstd_ptr,
+    mean_g_ptr,
+    mean_gy_ptr,
+    size,
+    width,
+    COLUMNS: tl.constexpr,
+):
+    """mean(g) and mean(g·ŷ) of one row that is too wide to be held."""
+    row = tl.program_id(0).to(tl.int64)
+    mean = tl.load(mean_ptr + row)
+    rstd = tl.load(rstd_ptr + row)
+    total_g = tl.zeros((COLUMNS,), tl.float32)
+    total_gy = tl.zeros((COLUMNS,), tl.float32)
+    for start in range(0, width, COLUMNS):
+        column = start + tl.arange(0, COLUMNS)
+        inside = column < width
+        g = tl.load(grad_normed_ptr + row * width + column, inside, other=0.0).to(tl.float32)
+        y = tl.load(y_ptr + row * width + column, inside, other=0.0).to(tl.float32)
+        if weight_ptr is not None:
+            g *= tl.load(weight_ptr + column, inside, other=0.0).to(tl.float32)
+        total_g += g
+        total_gy += tl.where(inside, g * (y - mean) * rstd, 0.0)
+    tl.store(mean_g_ptr + row, tl.sum(total_g) / width)
+    tl.store(mean_gy_ptr + row, tl.sum(total_gy) / width)
 
 
 @triton.jit
@@ -38,20 +81,24 @@ def backward_kernel(
     grad_weight_ptr,  # [splits, C]
     grad_bias_ptr,  # [splits, C]
     grad_scale_ptr,  # [splits, C]
+    mean_g_ptr,  # [N, *], of wide rows
+    mean_gy_ptr,  # [N, *], of wide rows
     grad_energy_step,
     keep_step,
     rows,
     size,
     width,
+    blocks,
     share,
     P: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """One share of the rows."""
+    """One share of the rows, or of one block of their columns."""
     RECOVERED: tl.constexpr = x_ptr is not None
-    part = tl.program_id(0).to(tl.int64)
-    column = tl.arange(0, COLUMNS)[None, :]
+    program = tl.program_id(0).to(tl.int64)
+    part = program // blocks
+    column = (program - part * blocks) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     inside = column < width
     weight_total = tl.zeros((ROWS, COLUMNS), tl.float32)
     bias_total = tl.zeros((ROWS, COLUMNS), tl.float32)
@@ -74,8 +121,12 @@ def backward_kernel(
                 bias_total += g
             if weight_ptr is not None:
                 g *= tl.load(weight_ptr + column, inside, other=0.0).to(tl.float32)
-            mean_g = tl.sum(g, 1, keep_dims=True) / width
-            mean_gy = tl.sum(g * y_hat, 1, keep_dims=True) / width
+            if mean_g_ptr is not None:
+                mean_g = tl.load(mean_g_ptr + row, exists, other=0.0)
+                mean_gy = tl.load(mean_gy_ptr + row, exists, other=0.0)
+            else:
+                mean_g = tl.sum(g, 1, keep_dims=True) / width
+                mean_gy = tl.sum(g * y_hat, 1, keep_dims=True) / width
             h += (g - mean_g - y_hat * mean_gy) * rstd
         if grad_x_ptr is not None:
             tl.store(grad_x_ptr + offset, h, mask)
@@ -153,7 +204,7 @@ def backward(
         output_mask,
     )
     v = launch.view(y.shape, False, y.dim() - 1)
-    if not (supported(v, y.dtype) and v.channels <= launch.WIDEST):
+    if not supported(v, y.dtype):
         return gradients.residual_energy_layer_norm_backward(
             grad_y,
             grad_normed,
@@ -186,18 +237,24 @@ def backward(
         shape = (settings.splits, v.channels)
         parts = [None if like is None else y.new_empty(shape, dtype=torch.float32) for like in sums]
     layout = torch.contiguous_format
+    y, grad_normed, gamma = y.contiguous(), dense(grad_normed, layout), vector(weight)
+    mean, rstd = mean.contiguous(), rstd.contiguous()
+    means: tuple[Tensor | None, Tensor | None] = (None, None)
     with on_device(y):
+        if settings.blocks > 1 and grad_normed is not None:
+            means = torch.empty_like(mean), torch.empty_like(mean)
+            run_over_rows(means_kernel, v, settings, grad_normed, y, gamma, mean, rstd, *means)
         run_by_row(
             backward_kernel,
             1,
             settings,
             dense(grad_y, layout),
-            dense(grad_normed, layout),
+            grad_normed,
             grad_energy,
-            y.contiguous(),
+            y,
             dense(r, layout),
             dense(x, layout),
-            vector(weight),
+            gamma,
             mean,
             rstd,
             vector(scale),
@@ -205,6 +262,7 @@ def backward(
             grad_x if output_mask[0] else None,
             grad_r if output_mask[1] else None,
             *parts,
+            *means,
             step(grad_energy),
             step(keep),
             v.samples * v.outer,

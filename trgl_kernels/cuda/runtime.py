@@ -109,15 +109,32 @@ def energy_parts(
 def run_by_row(
     kernel: Any, groups: int, settings: launch.RowLaunch, *args: Any, **constants: Any
 ) -> None:
-    """Launches a kernel that walks by row: its arguments end with a program's share of rows."""
+    """Launches a kernel that walks by row: its arguments end with blocks and a share of rows."""
     run(
         kernel,
-        groups * settings.splits,
+        groups * settings.splits * settings.blocks,
         *args,
+        settings.blocks,
         settings.share,
         num_warps=settings.num_warps,
         **constants,
         ROWS=settings.rows,
+        COLUMNS=settings.columns,
+    )
+
+
+def run_over_rows(
+    kernel: Any, v: launch.View, settings: launch.RowLaunch, *args: Any, **constants: Any
+) -> None:
+    """Launches a kernel that walks through one row each, tile by tile."""
+    run(
+        kernel,
+        v.samples * v.outer,
+        *args,
+        v.outer,
+        v.channels,
+        num_warps=settings.num_warps,
+        **constants,
         COLUMNS=settings.columns,
     )
 
