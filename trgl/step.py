@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
-from trgl_kernels import collect_energy
+from trgl_kernels import ModuleBoundary, collect_energy
 
 from .network import GreedyModule
 from .transport import Weights
@@ -97,6 +97,10 @@ class LocalStep:
         accumulate: batches per optimizer step, whose gradients are averaged.
         shared: parameters of the shared head, whose gradients no other module may see.
 
+    Attributes:
+        boundary: frees and counts what the step makes; set its `find`, `release` or `poison` for
+            debugging.
+
     Raises:
         ValueError: clip_norm, accumulate or autocast out of its range.
 
@@ -135,6 +139,7 @@ class LocalStep:
         self.clip_norm = clip_norm
         self.accumulate = accumulate
         self.scaler = torch.amp.GradScaler(device.type) if autocast is torch.float16 else None
+        self.boundary = ModuleBoundary(f"module {number}", [module], self.optimizers)
         self._device_type = device.type
         self._autocast = autocast
         self._parameters = [p for o in self.optimizers for g in o.param_groups for p in g["params"]]
@@ -159,7 +164,15 @@ class LocalStep:
         x: Tensor,  # [N, *]
         labels: Tensor,  # [N]
     ) -> Tensor:  # [N, *]
-        """Trains the module on one batch; returns its features for the next one, detached."""
+        """Trains the module on one batch; returns its features for the next one, detached.
+
+        Whatever else the step made is gone when it returns.
+        """
+        with self.boundary:
+            return self._train(x, labels)
+
+    def _train(self, x: Tensor, labels: Tensor) -> Tensor:
+        """The step, in a frame of its own: its local tensors are gone when the boundary closes."""
         first = self._pending == 0
         cost: Tensor | None = None
         with self.precision():
@@ -188,7 +201,7 @@ class LocalStep:
             self._hold()
 
         self.meter.add(criterion, cost, logits, labels)
-        return features.detach()
+        return self.boundary.cross(features)
 
     def update(self) -> None:
         """The optimizer step on the gradients of the batches since the last one, if any."""
@@ -237,6 +250,9 @@ class LocalStep:
         """Takes this module's gradients off the shared head until the module goes on."""
         for position, parameter in enumerate(self._shared):
             self._held[position], parameter.grad = parameter.grad, None
+        for gradient in self._held:
+            if gradient is not None:
+                self.boundary.keep(gradient)
 
 
 def measured(

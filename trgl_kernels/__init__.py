@@ -18,6 +18,7 @@ from .blocks import (
     RegularizedSwinBlockV2,
     RegularizedViTBlock,
 )
+from .boundary import ModuleBoundary, release
 from .collect import collect_energy
 from .convert import regularize
 from .displacement_energy import displacement_energy
@@ -35,6 +36,7 @@ else:
     _cuda.register()
 
 __all__ = [
+    "ModuleBoundary",
     "RegularizedBasicBlock",
     "RegularizedBottleneck",
     "RegularizedFusedMBConv",
@@ -52,6 +54,7 @@ __all__ = [
     "displacement_energy",
     "info",
     "regularize",
+    "release",
     "residual_energy",
     "residual_energy_layer_norm",
 ]

@@ -117,6 +117,11 @@ def current() -> EnergyCollector | None:
     return collectors[-1] if collectors else None
 
 
+def open_collectors() -> list[EnergyCollector]:
+    """The collectors that are open in this thread, outermost first."""
+    return [collector for collector in _stack.collectors if collector is not None]
+
+
 @contextmanager
 def _scope(collector: EnergyCollector | None) -> Iterator[None]:
     before = _stack.collectors

@@ -218,6 +218,8 @@ def info() -> dict[str, Any]:
     extension: loaded, reason and remedy (None when loaded), build (None without a library), simd.
     engines: operator -> device -> {"engine": name, "why_not": {other engine: reason}}, where the
         engine is the one that the dispatcher calls for tensors of that device.
+    boundary: whether tensors can be released at module boundaries, and why not: without the
+        compiled part, what reference counting frees is freed, and the rest is only reported.
     """
     status = load()
     names = [name for name in _operators() if _family(name) == name]
@@ -239,4 +241,5 @@ def info() -> dict[str, Any]:
             "simd": _simd(),
         },
         "engines": {name: {device: _engine(name, device) for device in DEVICES} for name in names},
+        "boundary": {"release": status.loaded, "why_not": status.reason},
     }

@@ -338,6 +338,7 @@ def test_info_says_what_is_missing_and_how_to_get_it(
 ) -> None:
     missing = {"loaded": False, "reason": "no compiler", "remedy": "install one", "build": None}
     facts = {"versions": {"nvcc": None}, "extension": {**missing, "simd": None}, "engines": {}}
+    facts["boundary"] = {"release": False, "why_not": "no compiler"}
     monkeypatch.setattr("trgl_kernels.info", lambda: facts)
     assert main(["info"]) == 0
     text = capsys.readouterr().out

@@ -34,7 +34,20 @@ def lines(facts: Mapping[str, Any]) -> list[str]:
     versions = facts["versions"]
     width = max(map(len, versions))
     found = [f"{name:{width}}  {version or 'not installed'}" for name, version in versions.items()]
-    return [*found, "", *_extension(facts["extension"]), "", *_engines(facts["engines"])]
+    return [
+        *found,
+        "",
+        *_extension(facts["extension"]),
+        *_boundary(facts["boundary"]),
+        "",
+        *_engines(facts["engines"]),
+    ]
+
+
+def _boundary(boundary: Mapping[str, Any]) -> list[str]:
+    if boundary["release"]:
+        return ["module boundaries: release what is still held"]
+    return ["module boundaries: reference counting only, what is still held is reported"]
 
 
 def _extension(extension: Mapping[str, Any]) -> list[str]:

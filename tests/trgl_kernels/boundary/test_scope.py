@@ -1,0 +1,405 @@
+"""Whoever holds on to what a module's step made, it is gone when the scope closes."""
+
+import gc
+import threading
+import warnings
+
+import pytest
+import torch
+from boundaries import Layers, batch, momentum, needs_extension, train
+
+import trgl_kernels
+from trgl_kernels.boundary import (
+    BoundaryError,
+    BoundaryWarning,
+    Counters,
+    ModuleBoundary,
+    current,
+    live_bytes,
+)
+
+MAP = 64 * 64 * 4
+pytestmark = [
+    needs_extension,
+    pytest.mark.filterwarnings("ignore::trgl_kernels.boundary.BoundaryWarning"),
+]
+
+
+class Training:
+    """A module whose optimizer state is there, and its boundary."""
+
+    def __init__(self, **options):
+        self.module = Layers()
+        self.optimizer = momentum(self.module)
+        train(self.module, self.optimizer, batch())  # allocates the optimizer's state
+        self.boundary = ModuleBoundary("module 3", [self.module], [self.optimizer], **options)
+        self.x = batch()
+
+    def step(self, hold=None):
+        """One step in the scope; `hold` is given what it made, in a frame that ends before."""
+        with self.boundary:
+            return self._inside(hold)
+
+    def _inside(self, hold):
+        y, loss = train(self.module, self.optimizer, self.x)
+        if hold is not None:
+            hold(y, loss)
+        return self.boundary.cross(y)
+
+
+@pytest.fixture(params=["always", "sampled", "late"])
+def training(request):
+    """Finding in every step, in the first steps, or from a step on that is not watched."""
+    training = Training(find="always" if request.param == "always" else "sampled")
+    for _ in range(10 if request.param == "late" else 0):
+        training.step()
+    return training
+
+
+def raises_the_name(function):
+    with pytest.raises(RuntimeError, match="boundary 'module 3'"):
+        function()
+
+
+def test_nothing_is_left_but_what_crosses(training):
+    before = live_bytes()
+    for _ in range(5):
+        y = training.step()
+        assert live_bytes() - before == MAP
+        assert training.boundary.held == ()
+        assert training.boundary.last.freed_by_force == 0
+        assert training.boundary.last.crossed == MAP
+        assert y.is_leaf
+        assert not y.requires_grad
+        y.sum()
+        del y
+        assert live_bytes() == before
+
+
+def test_hooks_that_keep_outputs(training):
+    kept = []
+    for layer in training.module.layers:
+        layer.register_forward_hook(lambda _m, _i, output: kept.append(output))
+    before = live_bytes()
+    for _ in range(4):
+        y = training.step()
+        assert live_bytes() - before == MAP
+        raises_the_name(lambda: kept[0] + 1)
+        raises_the_name(lambda: kept[1][0].sum())
+        raises_the_name(lambda: repr(kept[2]))
+        assert torch.equal(kept[3], y)  # the same storage as what crosses
+        assert len(training.boundary.held) == 3
+        assert training.boundary.last.freed_by_force >= 3 * MAP
+        kept.clear()
+        del y
+
+
+def test_a_list_of_residues(training):
+    residues = []
+    before = live_bytes()
+    for _ in range(4):
+        y = training.step(lambda y, _: residues.append(y - y.mean()))
+        assert live_bytes() - before == MAP
+        del y
+    assert len(residues) == 4
+    for residue in residues:
+        raises_the_name(residue.tolist)
+
+
+def test_a_logged_loss_with_its_graph(training):
+    losses = []
+    before = live_bytes()
+
+    def log(y, _):
+        losses.append((training.module(training.x) ** 2).mean())
+
+    for _ in range(4):
+        y = training.step(log)
+        small = sum(loss.untyped_storage().nbytes() for loss in losses)
+        assert live_bytes() - before <= MAP + small + 2048 * len(losses)  # statistics of the BN
+        del y
+    for loss in losses:
+        assert loss.isfinite()  # 4 bytes: a log survives
+        with pytest.raises(RuntimeError):
+            loss.backward()
+
+
+def test_retain_graph(training):
+    losses = []
+
+    def retain(_, __):
+        loss = training.module(training.x).square().mean()
+        loss.backward(retain_graph=True)
+        training.optimizer.zero_grad()
+        losses.append(loss)
+
+    training.step()
+    before = live_bytes()
+    y = training.step(retain)
+    assert live_bytes() - before < MAP + 4096
+    with pytest.raises(RuntimeError):
+        losses[0].backward()
+    del y
+
+
+def test_views_and_in_place_edits(training):
+    kept = []
+
+    def hold(y, _):
+        doubled = y.detach() * 2
+        doubled[3:5].zero_()
+        kept.append(doubled[3:5])
+        kept.append((y.detach() + 1).mul_(2).t()[::2])
+
+    before = live_bytes()
+    y = training.step(hold)
+    assert live_bytes() - before == MAP
+    for view in kept:
+        raises_the_name(view.sum)
+    del y
+
+
+def test_tensors_in_reference_cycles(training):
+    class Cycle:
+        pass
+
+    def hold(y, _):
+        cycle = Cycle()
+        cycle.itself, cycle.map = cycle, y.detach() * 2
+
+    gc.disable()
+    try:
+        before = live_bytes()
+        y = training.step(hold)
+        assert live_bytes() - before == MAP
+    finally:
+        gc.enable()
+    del y
+
+
+def test_an_exception_in_the_middle(training):
+    before = live_bytes()
+    held = []
+
+    def fail(y, _):
+        deep = y.exp()
+        held.append(deep)
+        raise KeyError("the user's own")
+
+    with pytest.raises(KeyError, match="the user's own") as raised:
+        training.step(fail)
+    # the traceback still holds the frames and their tensors
+    frame = raised.traceback[-1].frame
+    raises_the_name(frame.f_locals["deep"].sum)
+    assert live_bytes() - before <= 4  # the loss of the frame: small tensors stay
+    del raised, frame
+    held.clear()
+    training.step()
+    assert training.boundary.last.steps == 1
+
+
+def test_nested_boundaries(training):
+    outer = ModuleBoundary("outer", find=training.boundary.find)
+    kept = []
+
+    def hold(y, _):
+        kept.append(y.detach() * 2)
+
+    def around():
+        mine = torch.randn(64, 64)
+        inside = training.step(hold)
+        raises_the_name(kept[-1].sum)
+        assert mine.isfinite().all()  # it existed before the inner scope
+        assert inside.isfinite().all()
+        kept.append(mine)
+        return outer.cross(inside * 2)
+
+    before = live_bytes()
+    with outer:
+        y = around()
+    assert live_bytes() - before == MAP
+    with pytest.raises(RuntimeError, match="boundary 'outer'"):
+        kept[-1].sum()
+    assert outer.last.allocated > training.boundary.last.allocated
+    train(training.module, training.optimizer, y)
+
+
+def test_what_an_inner_boundary_keeps_outlives_the_outer():
+    inner, outer = (ModuleBoundary(name, find="always") for name in ("inner", "outer"))
+    with outer:
+        with inner:
+            kept = inner.keep(torch.ones(64, 64))
+            crossing = inner.cross(torch.ones(64, 64))
+        assert crossing.sum() == kept.sum()
+    assert kept.sum() == 64 * 64
+    with pytest.raises(RuntimeError, match="boundary 'outer'"):
+        crossing.sum()
+
+
+def test_two_threads(training):
+    others, errors = Training(find=training.boundary.find), []
+    barrier = threading.Barrier(2)
+    logs = {id(training): [], id(others): []}
+
+    def work(mine):
+        try:
+            for _ in range(30):
+                barrier.wait(60)
+                y = mine.step(lambda y, _: logs[id(mine)].append(y.exp()))
+                raises_the_name(logs[id(mine)][-1].sum)
+                assert y.isfinite().all()
+        except BaseException as error:
+            errors.append(error)
+            barrier.abort()
+
+    before = live_bytes()
+    threads = [threading.Thread(target=work, args=(mine,)) for mine in (training, others)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert live_bytes() == before
+    for mine in (training, others):
+        for t in logs[id(mine)]:
+            raises_the_name(t.sum)
+
+
+def test_small_tensors_stay_readable(training):
+    kept = []
+    training.step(lambda y, _: kept.extend([y[0] * 2, (y * 2)[:16].clone()]))
+    assert kept[0].isfinite().all()
+    assert kept[1].untyped_storage().nbytes() == 4096
+    assert kept[1].isfinite().all()
+
+
+def test_only_reported():
+    training = Training(find="always", release=False)
+    kept = []
+    training.step(lambda y, _: kept.append(y * 2))
+    assert kept[0].isfinite().all()
+    (held,) = training.boundary.held
+    assert (held.bytes, held.shape, held.dtype) == (MAP, (64, 64), "torch.float32")
+    assert (held.op, held.released, held.refused) == ("aten::mul", False, None)
+
+
+def test_what_is_refused_is_reported_and_stays(training):
+    kept = []
+
+    def export(y, _):
+        t = y.detach() * 2
+        kept.append((t, t.numpy()))
+
+    training.step(export)
+    t, array = kept[0]
+    assert float(array.sum()) == pytest.approx(float(t.sum()))
+    (held,) = training.boundary.held
+    assert not held.released
+    assert "NumPy" in held.refused
+
+
+def test_it_is_said_once():
+    training = Training(find="always")
+    kept = []
+
+    def hold(y, _):
+        kept.append(y * 2)
+
+    with pytest.warns(BoundaryWarning, match=r"module 3.*\[64, 64\] torch.float32 from aten::mul"):
+        training.step(hold)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        training.step(hold)
+    assert len(training.boundary.held) == 1
+
+
+def test_crossing_a_view_copies_it():
+    boundary = ModuleBoundary("slices", find="always")
+    before = live_bytes()
+    with boundary:
+        y = boundary.cross(torch.randn(64, 64)[:, :32])
+    assert live_bytes() - before == MAP // 2
+    assert y.isfinite().all()
+    x = torch.randn(64, 64)
+    with boundary:
+        same = boundary.cross(x[:, :32])  # the user's own storage: nothing to free
+    assert same.data_ptr() == x.data_ptr()
+    assert boundary.last.freed_by_force == 0
+
+
+def test_the_counters():
+    boundary = ModuleBoundary("counted", find="always")
+    held = []
+
+    def step():
+        a = torch.zeros(1000)  # 4000
+        b = torch.zeros(3000)  # 12000
+        del a
+        c = torch.zeros(2000)  # 8000
+        held.append(c)
+        return boundary.cross(b)
+
+    with boundary:
+        y = step()
+    assert boundary.last == Counters(
+        steps=1,
+        allocated=24_000,
+        peak=20_000,
+        freed_by_reference_counting=4_000,
+        freed_by_force=8_000,
+        crossed=12_000,
+    )
+    with boundary:
+        pass
+    assert boundary.last == Counters(steps=1)
+    assert boundary.total.steps == 2
+    assert boundary.total.peak == 20_000
+    del y
+
+
+def test_poison(training):
+    training.boundary.poison = True
+    exported = []
+    training.step(lambda y, _: exported.append(torch.from_dlpack(y.detach() * 2)))
+    assert training.boundary.last.freed_by_force >= MAP
+
+
+@pytest.mark.parametrize("what", ["cross", "keep"])
+def test_outside_the_scope(what):
+    boundary = ModuleBoundary("module 3")
+    with pytest.raises(BoundaryError, match="inside the scope"):
+        getattr(boundary, what)(torch.ones(3))
+    with boundary, pytest.raises(BoundaryError, match="takes a tensor; received list"):
+        getattr(boundary, what)([1.0])
+
+
+def test_one_scope_at_a_time():
+    boundary, other = ModuleBoundary("module 3"), ModuleBoundary("module 4")
+    with boundary:
+        with pytest.raises(BoundaryError, match="open already"), boundary:
+            pass
+        other.__enter__()
+        with pytest.raises(BoundaryError, match="innermost first"):
+            boundary.__exit__(None, None, None)
+        other.__exit__(None, None, None)
+        assert current() is boundary
+    assert current() is None
+    with pytest.raises(BoundaryError, match="find must be one of"):
+        ModuleBoundary("module 3", find="sometimes")
+
+
+def test_release_inside_a_scope():
+    boundary = ModuleBoundary("module 3", find="always")
+    before = torch.ones(2000)
+    with boundary:
+        mine, crossing = torch.ones(2000), boundary.cross(torch.ones(2000))
+        kept = boundary.keep(torch.ones(2000))
+        for refused, words in (
+            (before, "existed before"),
+            (crossing, "protected"),
+            (kept, "protected"),
+        ):
+            with pytest.raises(BoundaryError, match=words):
+                trgl_kernels.release(refused, reason="early")
+        assert trgl_kernels.release(mine, reason="early") == 8000
+    assert before.sum() == crossing.sum() == kept.sum() == 2000

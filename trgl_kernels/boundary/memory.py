@@ -1,0 +1,77 @@
+"""The memory itself: the compiled part, what is live, and what goes back to the system."""
+
+import ctypes
+import functools
+import os
+from typing import Any
+
+import torch
+
+from .. import extension
+
+SMALL = 4096  # bytes; a storage of at most this size stays readable (kSmall of csrc/boundary)
+
+
+class BoundaryError(ValueError):
+    """What was asked of a boundary cannot be done safely; the message says why."""
+
+
+@functools.cache
+def native() -> Any:
+    """The compiled functions, counting CPU allocations from now on; None without the extension."""
+    if not extension.load().loaded:
+        return None
+    memory = torch.classes.trgl_boundary.Memory
+    return memory if memory.count() else None
+
+
+def absence() -> str:
+    """Why there are no compiled functions, and what to do."""
+    status = extension.load()
+    if status.loaded:
+        return "the CPU allocator of this process cannot be counted. Use torch's own"
+    return f"{status.reason}. Remedy: {status.remedy}"
+
+
+def live_bytes() -> int:
+    """Bytes of all live CPU storages that were allocated since the first boundary or this call.
+
+    Raises:
+        BoundaryError: the compiled extension is not in use.
+    """
+    if native() is None:
+        raise BoundaryError(f"live_bytes needs the compiled extension, but {absence()}.")
+    return int(native().live())
+
+
+def trim() -> int:
+    """Returns what allocators hold and nobody uses: malloc's to the system, CUDA's to the driver.
+
+    Slow (milliseconds; on CUDA it waits for the device), and undone by the next allocations: for
+    the moment before another program or another phase needs the memory.
+
+    Returns:
+        bytes given back, as the system (resident memory) and the driver count them; 0 on a system
+        without malloc_trim.
+    """
+    returned = 0
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        reserved = sum(map(torch.cuda.memory_reserved, range(torch.cuda.device_count())))
+        torch.cuda.empty_cache()
+        reserved -= sum(map(torch.cuda.memory_reserved, range(torch.cuda.device_count())))
+        returned += reserved
+    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if malloc_trim is not None:
+        before = resident_bytes()
+        malloc_trim(0)
+        returned += max(0, before - resident_bytes())
+    return returned
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process, as Linux counts it; 0 elsewhere."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0

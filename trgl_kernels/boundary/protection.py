@@ -1,0 +1,110 @@
+"""Which tensors a boundary never touches, and which ones Python holds."""
+
+import gc
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.optim import Optimizer
+
+from ..collect import open_collectors
+from .memory import native
+
+
+def of_modules(modules: Iterable[nn.Module]) -> Iterator[Tensor]:
+    """Parameters, buffers and gradients, as they are now: also what was made lazily."""
+    for module in modules:
+        for parameter in module.parameters():
+            yield from _with_gradient(parameter)
+        yield from module.buffers()
+
+
+def of_optimizers(optimizers: Iterable[Optimizer]) -> Iterator[Tensor]:
+    """What optimizers step, the gradients, and whatever they remember of them."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                yield from _with_gradient(parameter)
+        yield from _tensors_in(vars(optimizer), set())
+
+
+def of_process() -> Iterator[Tensor]:
+    """What others of this process look after: energies that are being collected, and caches."""
+    for collector in open_collectors():
+        yield from collector.energies
+    yield from (t for t in parametrize._cache.values() if t is not None)
+
+
+def parameters_of_process() -> Iterator[Tensor]:
+    """All parameters and leaves that require a gradient, whoever holds them. Milliseconds."""
+    for tensor in python_tensors():
+        if isinstance(tensor, nn.Parameter) or (tensor.requires_grad and tensor.is_leaf):
+            yield tensor
+
+
+def python_tensors() -> list[Tensor]:
+    """All tensors that are Python objects. Milliseconds."""
+    # by their exact types: isinstance asks proxies for their class, and may wake them
+    classes, unseen = {Tensor}, [Tensor]
+    while unseen:
+        new = [kind for kind in unseen.pop().__subclasses__() if kind not in classes]
+        classes.update(new)
+        unseen += new
+    return [thing for thing in gc.get_objects() if type(thing) in classes]
+
+
+def storage_keys(tensors: Iterable[Tensor]) -> list[int]:
+    """The storage that each tensor is of, as a number; 0 for one without storage."""
+    if native() is not None:
+        keys: list[int] = native().keys(list(tensors))
+        return keys
+    return [_storage_key(tensor) for tensor in tensors]
+
+
+def storage_bytes(tensors: Sequence[Tensor]) -> Iterator[int]:
+    """The size of each storage, once."""
+    seen = {0}
+    for tensor, key in zip(tensors, storage_keys(tensors), strict=True):
+        if key not in seen:
+            seen.add(key)
+            yield tensor.untyped_storage().nbytes()
+
+
+def _storage_key(tensor: Tensor) -> int:
+    try:
+        return int(tensor.untyped_storage()._cdata)
+    except (NotImplementedError, RuntimeError):  # sparse, or a tensor that wraps others
+        return 0
+
+
+def _with_gradient(parameter: Tensor) -> Iterator[Tensor]:
+    yield parameter
+    if parameter.grad is not None:
+        yield parameter.grad
+
+
+def _tensors_in(value: Any, seen: set[int]) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping | list | tuple | set | Optimizer):
+        if id(value) in seen:
+            return
+        seen.add(id(value))
+        if isinstance(value, Optimizer):
+            value = vars(value)
+        if isinstance(value, Mapping):
+            for key in value:  # a state's keys are its parameters
+                yield from _tensors_in(key, seen)
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _tensors_in(item, seen)
+
+
+def forget_autocast_copies() -> None:
+    """Drops the low-precision copies of weights that an autocast around the boundary keeps.
+
+    They are made again when they are needed, from the weights as they are then.
+    """
+    if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+        torch.clear_autocast_cache()
