@@ -77,7 +77,7 @@ def _source() -> str:
     return editable + shlex.quote(url)
 
 
-def _rebuild() -> str:
+def rebuild() -> str:
     """The command that builds the extension for the torch that is installed, and moves nothing."""
     return (
         f"{shlex.quote(sys.executable)} -m pip install --no-build-isolation --no-deps "
@@ -88,7 +88,7 @@ def _rebuild() -> str:
 def _absent(
     reason: str, remedy: str | None = None, build: dict[str, Any] | None = None
 ) -> ExtensionStatus:
-    return ExtensionStatus(False, reason, remedy or _rebuild(), build)
+    return ExtensionStatus(False, reason, remedy or rebuild(), build)
 
 
 @functools.cache
@@ -103,7 +103,7 @@ def load() -> ExtensionStatus:
         return _absent(f"never built for this copy of trgl_kernels ({FACTS.parent})")
     if reason:
         first = f"{remedy}, then: " if remedy else ""
-        return _absent(f"not built: {reason}", first + _rebuild())
+        return _absent(f"not built: {reason}", first + rebuild())
     if target != torch.__version__:
         return _absent(
             f"built for torch {target}, and torch {torch.__version__} is installed",
@@ -118,6 +118,19 @@ def load() -> ExtensionStatus:
     except (OSError, RuntimeError) as error:
         return _absent(f"could not be loaded: {error}", build=build)
     return ExtensionStatus(True, None, None, build)
+
+
+@functools.cache
+def without_boundary() -> str | None:
+    """Why memory cannot be released and counted at module boundaries; None where it can."""
+    status = load()
+    if not status.loaded:
+        return status.reason
+    try:
+        torch.classes.trgl_boundary.Memory  # noqa: B018
+    except RuntimeError:
+        return "the compiled part is older than module boundaries"
+    return None
 
 
 def notice() -> str | None:
@@ -241,5 +254,5 @@ def info() -> dict[str, Any]:
             "simd": _simd(),
         },
         "engines": {name: {device: _engine(name, device) for device in DEVICES} for name in names},
-        "boundary": {"release": status.loaded, "why_not": status.reason},
+        "boundary": {"release": without_boundary() is None, "why_not": without_boundary()},
     }

@@ -122,7 +122,7 @@ def test_the_remedy_names_where_trgl_came_from(monkeypatch, origin, source):
             return json.dumps(origin) if origin else None
 
     monkeypatch.setattr(extension, "_distribution", Distribution)
-    assert extension._rebuild().endswith(f"--force-reinstall {source}")
+    assert extension.rebuild().endswith(f"--force-reinstall {source}")
 
 
 def test_info_describes_this_process(engine):

@@ -19,7 +19,7 @@ class BoundaryError(ValueError):
 @functools.cache
 def native() -> Any:
     """The compiled functions, counting CPU allocations from now on; None without the extension."""
-    if not extension.load().loaded:
+    if extension.without_boundary() is not None:
         return None
     memory = torch.classes.trgl_boundary.Memory
     return memory if memory.count() else None
@@ -27,10 +27,10 @@ def native() -> Any:
 
 def absence() -> str:
     """Why there are no compiled functions, and what to do."""
-    status = extension.load()
-    if status.loaded:
-        return "the CPU allocator of this process cannot be counted. Use torch's own"
-    return f"{status.reason}. Remedy: {status.remedy}"
+    reason = extension.without_boundary()
+    if reason is None:
+        return "the CPU's memory is not torch's own, and cannot be counted"
+    return f"{reason}. Remedy: {extension.load().remedy or extension.rebuild()}"
 
 
 def live_bytes() -> int:
