@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from trgl_kernels import collect, displacement_energy
 
+from .tokens import Loose
+
 Unit = tuple[str, nn.Module]
 
 
@@ -61,6 +63,8 @@ class Body(nn.Module):
             parent = child
         self._check_name(parent, leaf, name)
         parent.add_module(leaf, unit)
+        if isinstance(unit, Loose):
+            unit.held_by(parent, leaf)
 
     def _check_name(self, parent: nn.Module, level: str, name: str) -> None:
         if not level or hasattr(parent, level):

@@ -5,9 +5,11 @@ features without the batch. The names in `HEADS` stand for the callables of this
 option with `functools.partial(trgl.heads.conv, window=8)`.
 """
 
+import functools
 import inspect
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -144,6 +146,25 @@ HEADS: dict[str, HeadBuilder] = {
     "mlp": mlp,
     "pool-linear": pool_linear,
 }
+
+
+def channels_last(head: Head | Sequence[Head]) -> Any:
+    """The same heads for feature maps (H, W, C), whose channels come last.
+
+    Args:
+        head: for all modules, or a list.
+
+    Raises:
+        ValueError: "conv", which has no such form.
+    """
+    if isinstance(head, Sequence) and not isinstance(head, str):
+        return [channels_last(one) for one in head]
+    if head == "conv":
+        raise ValueError(
+            "Head 'conv' needs feature maps (C, H, W), but those of a Swin are (H, W, C). Use "
+            "head='pool-linear'."
+        )
+    return functools.partial(pool_linear, channels_last=True) if head == "pool-linear" else head
 
 
 def build(head: Head, shape: Shape, num_classes: int) -> nn.Module:

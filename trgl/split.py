@@ -50,8 +50,9 @@ def split(
     classifier is dropped. Sizes of heads come from a dry run that computes nothing.
 
     Args:
-        model: a torchvision ResNet, ResNeXt or WideResNet, one of `trgl.models`, or any
-            `nn.Sequential` (without its classifier). In a Sequential a block is a layer that has
+        model: torchvision's ResNet, ResNeXt, WideResNet, VGG, MobileNetV2, EfficientNet, Swin or
+            ViT, one of `trgl.models`, or any `nn.Sequential` (without its classifier). In a
+            Sequential a block is a layer that has
             layers inside, such as a residual block; plain layers in front belong to it. Where there
             are only plain layers, a block is a nested Sequential, or a layer with weights and the
             norms, activations and poolings after it.
@@ -96,7 +97,9 @@ def split(
     layout = layout_of(model)
     counts = counts_of(balance, modules, len(layout.blocks))
     own, rest = _head_lists(head, modules, encoder is not None and not freeze_encoder)
-    stem = [(name, model.get_submodule(name)) for name in layout.stem]
+    if layout.channels_last:
+        own, rest = heads.channels_last(own), heads.channels_last(rest)
+    stem = layout.units(model, layout.stem)
     if isinstance(encoder, nn.Module):
         stem = [("encoder", encoder)]
     elif encoder == "stem" and not stem:
@@ -104,7 +107,7 @@ def split(
             "encoder='stem' needs layers in front of the first block, but the model has none. Pass "
             "the encoder as a module: encoder=nn.Sequential(...)."
         )
-    blocks = [[(name, model.get_submodule(name)) for name in block] for block in layout.blocks]
+    blocks = [layout.units(model, block) for block in layout.blocks]
     if encoder is None and stem:
         blocks[0] = stem + blocks[0]
     _check_names([*stem, *(unit for block in blocks for unit in block)])
