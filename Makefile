@@ -12,11 +12,13 @@ BIN := $(VENV)/bin
 CPP := $(shell find csrc -name '*.cpp' -o -name '*.h')
 OP_TESTS := tests/trgl_kernels/test_arguments.py \
 	tests/trgl_kernels/test_residual_energy.py \
+	tests/trgl_kernels/test_residual_energy_autograd.py \
 	tests/trgl_kernels/test_residual_energy_recovery.py \
 	tests/trgl_kernels/test_batch_norm_relu.py \
 	tests/trgl_kernels/test_batch_norm_residual_energy.py \
 	tests/trgl_kernels/test_displacement_energy.py \
 	tests/trgl_kernels/test_residual_energy_layer_norm.py \
+	tests/trgl_kernels/test_residual_energy_layer_norm_autograd.py \
 	tests/trgl_kernels/test_triton_engine.py
 PYTEST := $(BIN)/python -m pytest
 # setuptools warns of editable installs that hide folders of the same name: here they are the package

@@ -15,6 +15,7 @@ FILES = (
     "batch_norm_residual_energy",
     "batch_norm_relu",
     "residual_energy_layer_norm",
+    "residual_energy_layer_norm_autograd",
 )
 NUMBERS = (
     "test_values_and_gradients or bit_by_bit or last_bit or last_places or recovered or infinity"

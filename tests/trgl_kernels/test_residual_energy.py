@@ -3,86 +3,17 @@
 import pytest
 import torch
 from oracle import (
-    FORWARD_MODE_SCRIPTS,
     INTERPRETED,
     LAYOUTS,
     READS_GRAD,
     assert_three_way,
-    away_from_kink,
     gradients,
-    leaf,
     rounded,
-    saved_bytes,
 )
+from residual_case import OPTIONS, SHAPES, draw, eager, run
 from torch import Tensor
 
 from trgl_kernels import reference, residual_energy
-
-SHAPES = [(5, 7), (3, 11, 6), (2, 3, 5, 7), (2, 16, 4, 4), (3, 130, 1, 1), (2, 3, 2, 3, 4)]
-if not INTERPRETED:
-    SHAPES += [(2, 5, 97, 101), (4, 33, 28, 28)]
-
-OPTIONS = {
-    "plain": {},
-    "relu": {"activation": "relu"},
-    "scale": {"scale": True},
-    "keep": {"keep": True},
-    "scale-keep-relu": {"scale": True, "keep": True, "activation": "relu"},
-    "p1": {"p": 1.0},
-    "p1.5-keep": {"p": 1.5, "keep": True},
-    "p3-scale-relu": {"p": 3.0, "scale": True, "activation": "relu"},
-}
-
-
-def channels(shape: tuple[int, ...]) -> int:
-    return shape[1] if len(shape) >= 4 else shape[-1]
-
-
-def draw(shape: tuple[int, ...], options: dict) -> tuple[Tensor, Tensor, dict, list[Tensor]]:
-    """Inputs, options and cotangents in float64."""
-    generator = torch.Generator().manual_seed(hash(shape) % 1000)
-
-    def normal(*size: int) -> Tensor:
-        return torch.randn(*size, generator=generator, dtype=torch.float64)
-
-    options = dict(options)
-    if options.get("scale"):
-        options["scale"] = normal(channels(shape)).abs() + 0.2
-    if options.get("keep"):
-        options["keep"] = torch.tensor([0.0, 1.25, 1.25, 0.0, 1.25][: shape[0]]).double()
-    r = normal(*shape)
-    q = reference.residue(r, options.get("scale"), options.get("keep"), r.dtype)
-    x = away_from_kink(normal(*shape), q)
-    # uneven weights, so that a mistake in the sample index cannot cancel out
-    weights = torch.linspace(-1.0, 2.0, shape[0], dtype=torch.float64)
-    return x, r, options, [normal(*shape) + 0.5, weights]
-
-
-def run(function, x, r, options, cotangents, dtype, layout):
-    """[y, energy, grad_x, grad_r, grad_scale?] of a function at a type and layout."""
-    x, r = leaf(x, dtype, layout), leaf(r, dtype, layout)
-    wide = reference.accumulation_dtype(x)
-    options = {k: v.to(wide) if isinstance(v, Tensor) else v for k, v in options.items()}
-    inputs = [x, r]
-    if "scale" in options:
-        options["scale"] = options["scale"].clone().requires_grad_()
-        inputs.append(options["scale"])
-    y, energy = function(x, r, **options)
-    grads = gradients([y, energy], [cotangents[0].to(y.dtype), cotangents[1].to(wide)], inputs)
-    return [y.detach(), energy.detach(), *grads]
-
-
-def eager(x, r, activation="none", scale=None, keep=None, p=2.0):
-    """What a user writes without this operator; the energy in float32."""
-    q = r
-    if scale is not None:
-        dim = 1 if r.dim() >= 4 else r.dim() - 1
-        q = q * reference.along(scale, r, dim, r.dtype)
-    if keep is not None:
-        q = q * reference.along(keep, r, 0, r.dtype)
-    y = torch.relu(x + q) if activation == "relu" else x + q
-    wide = reference.accumulation_dtype(x)
-    return y, q.to(wide).abs().pow(p).flatten(1).sum(1)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -290,84 +221,3 @@ def test_nothing_is_read_before_it_is_written() -> None:
     finally:
         torch.use_deterministic_algorithms(False)
     assert all(torch.equal(a, b) for a, b in zip(plain, poisoned, strict=True))
-
-
-@pytest.mark.parametrize("wanted", ["x", "r", "scale"])
-@pytest.mark.parametrize("used", ["y", "energy"])
-def test_only_what_is_wanted_is_computed(wanted, used) -> None:
-    x, r, options, cotangents = draw((3, 4, 5, 5), OPTIONS["scale-keep-relu"])
-    tensors = {"x": x, "r": r, "scale": options.pop("scale")}
-
-    def gradient(function) -> Tensor:
-        inputs = {k: v.detach().requires_grad_(k == wanted) for k, v in tensors.items()}
-        y, energy = function(inputs["x"], inputs["r"], scale=inputs["scale"], **options)
-        output, cotangent = (y, cotangents[0]) if used == "y" else (energy, cotangents[1])
-        if not output.requires_grad:
-            return torch.zeros_like(inputs[wanted])
-        return gradients([output], [cotangent], [inputs[wanted]])[0]
-
-    torch.testing.assert_close(gradient(residual_energy), gradient(reference.residual_energy))
-
-
-def test_saves_nothing_beyond_inputs_and_outputs() -> None:
-    x, r = (torch.randn(4, 8, 6, 6, requires_grad=True) for _ in range(2))
-    for activation in ("none", "relu"):
-        assert (
-            saved_bytes(lambda x, r, a=activation: residual_energy(x, r, activation=a), x, r) == 0
-        )
-
-
-def test_double_backward_is_refused() -> None:
-    x, r = (torch.randn(2, 3, requires_grad=True) for _ in range(2))
-    _, energy = residual_energy(x, r)
-    with pytest.raises(RuntimeError, match="no derivative of its own"):
-        torch.autograd.grad(energy.sum(), r, create_graph=True)
-
-
-def test_autocast_changes_nothing() -> None:
-    x, r = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
-    outside = residual_energy(x, r, p=1.5)
-    with torch.autocast("cpu", torch.bfloat16):
-        inside = residual_energy(x, r, p=1.5)
-    assert all(torch.equal(a, b) for a, b in zip(outside, inside, strict=True))
-
-
-def test_without_energy_a_relu_saves_its_output_alone() -> None:
-    x = torch.randn(4, 8, 6, 6, requires_grad=True)
-    branch = torch.nn.Conv2d(8, 8, 1)
-
-    def function(x: Tensor) -> list[Tensor]:
-        r = branch(x)
-        return [
-            torch.ops.trgl.residual_energy.default(x, r, "relu", None, None, 2.0, False, False)[0]
-        ]
-
-    assert saved_bytes(lambda x, *_: function(x), x, *branch.parameters()) == 0
-    (y,) = function(x)
-    expected = torch.autograd.grad(torch.relu(x + branch(x)).square().sum(), x)
-    torch.testing.assert_close(torch.autograd.grad(y.square().sum(), x), expected)
-
-
-def test_the_energy_alone_gives_no_gradient_to_the_shortcut() -> None:
-    x, r = (torch.randn(2, 3, 4, 4, requires_grad=True) for _ in range(2))
-    _, energy = residual_energy(x, r, activation="relu")
-    found = torch.autograd.grad(energy.sum(), [x, r], allow_unused=True)
-    assert found[0] is None
-    torch.testing.assert_close(found[1], 2 * r.detach())
-
-
-@FORWARD_MODE_SCRIPTS
-def test_forward_mode_is_refused() -> None:
-    x, r = torch.randn(2, 3), torch.randn(2, 3)
-    with torch.autograd.forward_ad.dual_level():
-        dual = torch.autograd.forward_ad.make_dual(r, torch.ones_like(r))
-        with pytest.raises(RuntimeError, match=r"forward|jvp"):
-            residual_energy(x, dual)
-
-
-def test_long_sums_of_one_sign_keep_their_digits() -> None:
-    side = 32 if INTERPRETED else 700
-    r = torch.full((1, 2, side, side), 0.3)
-    _, energy = residual_energy(torch.zeros_like(r), r)
-    exact = r.double().square().sum((1, 2, 3))
-    assert abs(energy.double() / exact - 1).max() < 3e-7
