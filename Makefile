@@ -15,7 +15,9 @@ OP_TESTS := tests/trgl_kernels/test_arguments.py \
 	tests/trgl_kernels/test_residual_energy_autograd.py \
 	tests/trgl_kernels/test_residual_energy_recovery.py \
 	tests/trgl_kernels/test_batch_norm_relu.py \
+	tests/trgl_kernels/test_batch_norm_relu_autograd.py \
 	tests/trgl_kernels/test_batch_norm_residual_energy.py \
+	tests/trgl_kernels/test_batch_norm_residual_energy_autograd.py \
 	tests/trgl_kernels/test_displacement_energy.py \
 	tests/trgl_kernels/test_residual_energy_layer_norm.py \
 	tests/trgl_kernels/test_residual_energy_layer_norm_autograd.py \

@@ -3,52 +3,19 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from batch_norm import SHAPES, clear_of_kink, normal_numbers, results, uneven, vectors
+from batch_norm import SHAPES
+from batch_norm_relu_case import OPTIONS, TYPES, again, backward, draw, eager, run
 from oracle import (
-    FORWARD_MODE_SCRIPTS,
     INTERPRETED,
     LAYOUTS,
     READS_GRAD,
     assert_three_way,
-    gradients,
     relative_error,
     rounded,
-    saved_bytes,
 )
-from torch import Tensor, nn
+from torch import Tensor
 
 from trgl_kernels import batch_norm_relu, reference
-
-OPTIONS = {
-    "training": {"training": True},
-    "evaluation": {"training": False},
-    "no-affine": {"training": True, "affine": False},
-    "no-running": {"training": True, "running": False},
-}
-TYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
-
-again = torch.ops.trgl.batch_norm_relu_apply.default
-backward = torch.ops.trgl.batch_norm_relu_backward.default
-
-
-def eager(z, weight, bias, running_mean, running_var, *, training) -> Tensor:
-    """What a user writes without this operator."""
-    return torch.relu(F.batch_norm(z, running_mean, running_var, weight, bias, training, 0.1, 1e-5))
-
-
-def draw(
-    shape: tuple[int, ...], options: dict, dtype: torch.dtype = torch.float32
-) -> tuple[Tensor, dict, list[Tensor]]:
-    """Input, options and cotangents in float64; the input as a type has it, clear of the kink."""
-    normal = normal_numbers(shape)
-    drawn: dict = {**vectors(normal, shape[1], options), "training": options["training"]}
-    z = rounded(uneven(normal, shape, mean=1.0), dtype)
-    return clear_of_kink(z, drawn, dtype), drawn, [normal(*shape) + 0.5]
-
-
-def run(function, z, options, cotangents, dtype, layout):
-    """Named outputs, gradients and running statistics of a function at a type and layout."""
-    return results(function, {"z": z}, options, ("y",), cotangents, dtype, layout)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -300,90 +267,3 @@ def test_nothing_is_read_before_it_is_written(options, layout) -> None:
     finally:
         torch.use_deterministic_algorithms(False)
     assert all(torch.equal(plain[name], poisoned[name]) for name in plain)
-
-
-@pytest.mark.parametrize("wanted", ["z", "weight", "bias"])
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_only_what_is_wanted_is_computed(wanted, layout) -> None:
-    z, given, cotangents = draw((3, 4, 5, 5), OPTIONS["training"])
-    tensors = {
-        "z": z.contiguous(memory_format=LAYOUTS[layout]),
-        "weight": given.pop("weight"),
-        "bias": given.pop("bias"),
-    }
-
-    def gradient(function) -> Tensor:
-        inputs = {k: v.detach().requires_grad_(k == wanted) for k, v in tensors.items()}
-        y = function(**inputs, **given)
-        y = y if isinstance(y, Tensor) else y[0]
-        return gradients([y], cotangents, [inputs[wanted]])[0]
-
-    torch.testing.assert_close(gradient(batch_norm_relu), gradient(reference.batch_norm_relu))
-    _, mean, rstd = reference.batch_norm_relu(z, tensors["weight"], tensors["bias"], **given)
-    mask = [wanted == name for name in tensors]
-    found = backward(cotangents[0], z, tensors["weight"], tensors["bias"], mean, rstd, True, mask)
-    sizes = [t.numel() if name == wanted else 0 for name, t in tensors.items()]
-    assert [t.numel() for t in found] == sizes
-
-
-def test_saves_two_vectors_beyond_inputs_and_no_output() -> None:
-    z = torch.randn(4, 8, 6, 6, requires_grad=True)
-    weight, bias = (torch.rand(8, requires_grad=True) for _ in range(2))
-
-    def function(z, weight, bias):
-        batch_norm_relu(z, weight, bias, None, None, training=True)
-        return ()
-
-    assert saved_bytes(function, z, weight, bias) == 2 * 8 * 4  # mean and rstd, float32
-
-
-def test_the_output_may_be_changed_in_place() -> None:
-    z = torch.randn(4, 3, 5, 5, requires_grad=True)
-    y = batch_norm_relu(z, None, None, None, None, training=True)
-    (expected,) = torch.autograd.grad(y.sum(), z, retain_graph=True)
-    y.mul_(2.0)
-    (found,) = torch.autograd.grad(y.sum(), z)
-    torch.testing.assert_close(found, 2 * expected)
-
-
-def test_trains_as_a_module_with_its_relu_does() -> None:
-    ours, theirs = nn.BatchNorm2d(6), nn.BatchNorm2d(6)
-    for step in range(4):
-        z = torch.randn(5, 6, 7, 3, generator=torch.Generator().manual_seed(step))
-        outputs = (
-            batch_norm_relu(
-                z, ours.weight, ours.bias, ours.running_mean, ours.running_var, training=True
-            ),
-            torch.relu(theirs(z)),
-        )
-        for norm, y in zip((ours, theirs), outputs, strict=True):
-            grads = torch.autograd.grad(y.square().mean(), [norm.weight, norm.bias])
-            with torch.no_grad():
-                for parameter, grad in zip((norm.weight, norm.bias), grads, strict=True):
-                    parameter -= 0.5 * grad
-    del ours.num_batches_tracked, theirs.num_batches_tracked
-    torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
-
-
-def test_double_backward_is_refused() -> None:
-    z = torch.randn(4, 3, requires_grad=True)
-    y = batch_norm_relu(z, None, None, None, None, training=True)
-    with pytest.raises(RuntimeError, match="no derivative of its own"):
-        torch.autograd.grad(y.sum(), z, create_graph=True)
-
-
-@FORWARD_MODE_SCRIPTS
-def test_forward_mode_is_refused() -> None:
-    z = torch.randn(4, 3)
-    with torch.autograd.forward_ad.dual_level():
-        dual = torch.autograd.forward_ad.make_dual(z, torch.ones_like(z))
-        with pytest.raises(RuntimeError, match=r"forward|jvp"):
-            batch_norm_relu(dual, None, None, None, None, training=True)
-
-
-def test_autocast_leaves_the_types_alone() -> None:
-    z = torch.randn(4, 3, 5, 5).bfloat16()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = batch_norm_relu(z, torch.ones(3), torch.zeros(3), None, None, training=True)
-    outside = batch_norm_relu(z, torch.ones(3), torch.zeros(3), None, None, training=True)
-    assert torch.equal(inside, outside)

@@ -3,65 +3,19 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from batch_norm import SHAPES, normal_numbers, results, uneven, vectors
+from batch_norm import SHAPES
+from batch_norm_residual_case import OPTIONS, batch_norm, draw, run
 from oracle import (
-    FORWARD_MODE_SCRIPTS,
     INTERPRETED,
     LAYOUTS,
     READS_GRAD,
     assert_three_way,
-    away_from_kink,
-    gradients,
     relative_error,
     rounded,
-    saved_bytes,
 )
 from torch import Tensor
 
 from trgl_kernels import batch_norm_residual_energy, reference
-
-OPTIONS = {
-    "training": {"training": True},
-    "evaluation": {"training": False},
-    "no-affine": {"training": True, "affine": False, "activation": "none"},
-    "no-running": {"training": True, "running": False},
-    "keep": {"training": True, "keep": True},
-    "p1.5-keep": {"training": True, "keep": True, "p": 1.5, "activation": "none"},
-    "p3-evaluation": {"training": False, "p": 3.0},
-}
-
-
-def draw(shape: tuple[int, ...], options: dict) -> tuple[Tensor, Tensor, dict, list[Tensor]]:
-    """Inputs, options and cotangents in float64."""
-    normal = normal_numbers(shape)
-    drawn: dict = vectors(normal, shape[1], options)
-    if options.get("keep"):
-        drawn["keep"] = (torch.arange(shape[0]) % 3 != 0).double() * 1.5
-    given = ("training", "p", "activation")
-    drawn |= {k: v for k, v in options.items() if k in given}
-    z = uneven(normal, shape)
-    copies = {k: v.clone() if isinstance(v, Tensor) else v for k, v in drawn.items()}
-    q = batch_norm(z, torch.zeros_like(z), **{**copies, "activation": "none"})[0]
-    weights = torch.linspace(-1.0, 2.0, shape[0], dtype=torch.float64)
-    return z, away_from_kink(normal(*shape), q), drawn, [normal(*shape) + 0.5, weights]
-
-
-def batch_norm(
-    z, x, weight, bias, running_mean, running_var, *, training, activation="relu", keep=None, p=2.0
-):
-    """What a user writes without this operator; the energy in float32."""
-    q = F.batch_norm(z, running_mean, running_var, weight, bias, training, 0.1, 1e-5)
-    if keep is not None:
-        q = q * reference.along(keep, z, 0, z.dtype)
-    y = torch.relu(x + q) if activation == "relu" else x + q
-    wide = reference.accumulation_dtype(z)
-    return y, q.to(wide).abs().pow(p).flatten(1).sum(1)
-
-
-def run(function, z, x, options, cotangents, dtype, layout):
-    """Named outputs, gradients and running statistics of a function at a type and layout."""
-    inputs, outputs = {"z": z, "x": x}, ("y", "energy")
-    return results(function, inputs, options, outputs, cotangents, dtype, layout)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -310,114 +264,3 @@ def test_nothing_is_read_before_it_is_written(layout) -> None:
     finally:
         torch.use_deterministic_algorithms(False)
     assert all(torch.equal(plain[name], poisoned[name]) for name in plain)
-
-
-@pytest.mark.parametrize("wanted", ["z", "x", "weight", "bias"])
-@pytest.mark.parametrize("used", ["y", "energy"])
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_only_what_is_wanted_is_computed(wanted, used, layout) -> None:
-    z, x, options, cotangents = draw((3, 4, 5, 5), OPTIONS["keep"])
-    z, x = (t.contiguous(memory_format=LAYOUTS[layout]) for t in (z, x))
-    tensors = {"z": z, "x": x, "weight": options.pop("weight"), "bias": options.pop("bias")}
-
-    def gradient(function) -> Tensor:
-        inputs = {k: v.detach().requires_grad_(k == wanted) for k, v in tensors.items()}
-        y, energy, *_ = function(**inputs, **options)
-        output, cotangent = (y, cotangents[0]) if used == "y" else (energy, cotangents[1])
-        if not output.requires_grad:
-            return torch.zeros_like(inputs[wanted])
-        return gradients([output], [cotangent], [inputs[wanted]])[0]
-
-    found, known = (
-        gradient(batch_norm_residual_energy),
-        gradient(reference.batch_norm_residual_energy),
-    )
-    torch.testing.assert_close(found, known)
-
-
-def test_saves_two_vectors_beyond_inputs_and_outputs() -> None:
-    z, x = (torch.randn(4, 8, 6, 6, requires_grad=True) for _ in range(2))
-    weight, bias = (torch.rand(8, requires_grad=True) for _ in range(2))
-
-    def function(z, x, weight, bias):
-        return batch_norm_residual_energy(z, x, weight, bias, None, None, training=True)
-
-    assert saved_bytes(function, z, x, weight, bias) == 2 * 8 * 4  # mean and rstd, float32
-
-
-def test_double_backward_is_refused() -> None:
-    z = torch.randn(4, 3, requires_grad=True)
-    _, energy = batch_norm_residual_energy(z, z, None, None, None, None, training=True)
-    with pytest.raises(RuntimeError, match="no derivative of its own"):
-        torch.autograd.grad(energy.sum(), z, create_graph=True)
-
-
-@READS_GRAD
-@pytest.mark.parametrize(
-    "mask", [[True] * 4, [True, False, False, True], [False, True, True, False]]
-)
-@pytest.mark.parametrize("training", [True, False])
-def test_opcheck_backward(mask, training) -> None:
-    z, x, options, (grad_y, grad_energy) = draw((3, 4, 5, 2), OPTIONS["keep"])
-    options["training"] = training
-    y, _, mean, rstd = reference.batch_norm_residual_energy(z, x, **options)
-    tensors = (grad_y, grad_energy, z, y, options["weight"], options["bias"], mean, rstd)
-    args = (*(t.float() for t in tensors), training, "relu", options["keep"].float(), 2.0)
-    torch.library.opcheck(
-        torch.ops.trgl.batch_norm_residual_energy_backward.default, (*args, torch.float32, mask)
-    )
-
-
-def test_the_energy_alone_gives_no_gradient_to_the_shortcut() -> None:
-    z, x = (torch.randn(4, 3, 4, 4, requires_grad=True) for _ in range(2))
-    _, energy = batch_norm_residual_energy(z, x, None, None, None, None, training=True)
-    found = torch.autograd.grad(energy.sum(), [z, x], allow_unused=True)
-    assert found[0] is not None
-    assert found[1] is None
-
-
-@FORWARD_MODE_SCRIPTS
-def test_forward_mode_is_refused() -> None:
-    z = torch.randn(4, 3)
-    with torch.autograd.forward_ad.dual_level():
-        dual = torch.autograd.forward_ad.make_dual(z, torch.ones_like(z))
-        with pytest.raises(RuntimeError, match=r"forward|jvp"):
-            batch_norm_residual_energy(dual, z, None, None, None, None, training=True)
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("activation", ["relu", "none"])
-def test_infinity_leaves_the_gradients_of_evaluation_as_in_torch(activation, layout) -> None:
-    z, x = (torch.randn(3, 8, 5, 5).contiguous(memory_format=LAYOUTS[layout]) for _ in range(2))
-    z[1, 2, 3, 3], z[0, 1, 0, 0] = float("inf"), float("-inf")
-    weight, mean, var = torch.rand(8), torch.zeros(8), torch.ones(8)
-    found = []
-    for function in (batch_norm_residual_energy, batch_norm):
-        leaves = [t.clone().requires_grad_() for t in (z, x)]
-        y, _ = function(*leaves, weight, None, mean, var, training=False, activation=activation)
-        found.append(torch.autograd.grad(y.sum(), leaves))
-    assert not found[1][0].isnan().any()
-    torch.testing.assert_close(*found)
-
-
-def test_infinity_reaches_the_running_mean() -> None:
-    if INTERPRETED:
-        pytest.skip("Welford's recurrence of the Triton kernels makes NaN of infinity")
-    z = torch.randn(3, 4, 5, 5)
-    z[1, 2, 3, 3] = float("inf")
-    ours, theirs = ([torch.zeros(4), torch.ones(4)] for _ in range(2))
-    batch_norm_residual_energy(z, z, None, None, *ours, training=True)
-    F.batch_norm(z, *theirs, None, None, True, 0.1)
-    torch.testing.assert_close(ours, theirs, equal_nan=True)
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_long_sums_of_one_sign_keep_their_digits(layout) -> None:
-    side = 16 if INTERPRETED else 700
-    z = torch.full((1, 2, side, side), 0.3).contiguous(memory_format=LAYOUTS[layout])
-    mean, var = torch.zeros(2), torch.ones(2)
-    _, energy = batch_norm_residual_energy(
-        z, torch.zeros_like(z), None, None, mean, var, training=False, eps=0.0
-    )
-    exact = z.double().square().sum((1, 2, 3))
-    assert abs(energy.double() / exact - 1).max() < 3e-7

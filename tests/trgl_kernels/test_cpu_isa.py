@@ -13,7 +13,9 @@ FILES = (
     "residual_energy_recovery",
     "displacement_energy",
     "batch_norm_residual_energy",
+    "batch_norm_residual_energy_autograd",
     "batch_norm_relu",
+    "batch_norm_relu_autograd",
     "residual_energy_layer_norm",
     "residual_energy_layer_norm_autograd",
 )
