@@ -198,6 +198,14 @@ def test_they_train(name, encoder):
                 assert any(name.startswith(start) for name in moved), start
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_they_are_balanced_by_memory(name):
+    net = divided(build(name), name, balance="memory")
+    units = [unit for module in net for unit in module.body.names]
+    _, stem, blocks = MODELS[name]
+    assert " ".join(units) == " ".join([stem, *blocks]).strip()
+
+
 def test_a_swin_in_one_module_with_its_own_classifier_is_the_swin():
     model = build("swin").eval()
     images = torch.randn(2, 3, 16, 16)
