@@ -6,6 +6,7 @@ gradients that autograd wants, and refuses to be differentiated twice.
 
 import torch
 
+from ..schema.total_energy import total_energy
 from . import (
     batch_norm_relu,
     batch_norm_relu_convolution,
@@ -24,6 +25,7 @@ TWINS = {
     "batch_norm_residual_energy": batch_norm_residual_energy.apply,
     "residual_energy_layer_norm": residual_energy_layer_norm.apply,
     "displacement_energy": displacement_energy.apply,
+    "_total_energy": total_energy,
 }
 
 

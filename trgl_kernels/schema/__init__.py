@@ -7,6 +7,7 @@ from . import (
     displacement_energy,
     residual_energy,
     residual_energy_layer_norm,
+    total_energy,
 )
 
 __all__ = [
@@ -16,4 +17,5 @@ __all__ = [
     "displacement_energy",
     "residual_energy",
     "residual_energy_layer_norm",
+    "total_energy",
 ]

@@ -1,0 +1,59 @@
+#include "shim.h"
+
+#include <ATen/ops/mul.h>
+
+#include <vector>
+
+namespace trgl::autograd {
+namespace {
+
+using Forward = Tensor(at::TensorList, at::ArrayRef<double>);
+
+// Linear: it saves nothing, and its backward can be differentiated.
+struct TotalEnergy : torch::autograd::Function<TotalEnergy> {
+  static Tensor forward(
+      AutogradContext* ctx,
+      at::TensorList energies,  // each [N]
+      at::ArrayRef<double> weights) {
+    static const auto op =
+        c10::Dispatcher::singleton().findSchemaOrThrow("trgl::_total_energy", "").typed<Forward>();
+    std::vector<c10::SymInt> sizes;
+    for (const Tensor& energy : energies) {
+      sizes.push_back(energy.sym_size(0));
+    }
+    ctx->saved_data["sizes"] = sizes;
+    ctx->saved_data["weights"] = weights.vec();
+    at::AutoDispatchBelowADInplaceOrView below;
+    return op.call(energies, weights);
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    const auto sizes = ctx->saved_data["sizes"].toSymIntVector();
+    const auto weights = ctx->saved_data["weights"].toDoubleVector();
+    variable_list wanted(weights.size() + 1);
+    for (size_t m = 0; m < weights.size(); ++m) {
+      if (ctx->needs_input_grad(m)) {
+        const c10::SymFloat share = c10::SymFloat(weights[m]) / c10::SymFloat(sizes[m]);
+        wanted[m] = grads[0].mul(at::Scalar(share)).expand_symint({sizes[m]});
+      }
+    }
+    return wanted;
+  }
+};
+
+Tensor total_energy(
+    at::TensorList energies,  // each [N]
+    at::ArrayRef<double> weights) {
+  for (const Tensor& energy : energies) {
+    refuse_forward_mode("_total_energy", {energy});
+  }
+  return TotalEnergy::apply(energies, weights);
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(trgl, Autograd, m) {
+  m.impl("_total_energy", &total_energy);
+}
+
+}  // namespace trgl::autograd
