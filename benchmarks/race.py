@@ -14,6 +14,7 @@ import trgl_kernels
 
 Contestant = Callable[[], object]
 ROUNDS = 50
+LEAST = 5e-3  # seconds that a contestant runs in a round: a training loop finds its caches warm
 
 
 @functools.cache
@@ -30,19 +31,23 @@ def copy_of(source: Tensor) -> Contestant:
 
 
 def rounds_of(contestants: Mapping[str, Contestant]) -> Iterator[dict[str, float]]:
-    """Endless rounds: seconds of every contestant, in another order each round.
+    """Endless rounds: seconds of a call of every contestant, in another order each round.
 
     The order matters, since a contestant finds in the caches what the one before it left there.
     """
     names, order = list(contestants), random.Random(0)
+    calls = {name: int(LEAST / seconds_of(run, 3)) + 1 for name, run in contestants.items()}
     while True:
         order.shuffle(names)
-        taken = {}
-        for name in names:
-            start = time.perf_counter()
-            contestants[name]()
-            taken[name] = time.perf_counter() - start
-        yield taken
+        yield {name: seconds_of(contestants[name], calls[name]) for name in names}
+
+
+def seconds_of(contestant: Contestant, calls: int) -> float:
+    """Mean seconds of some calls in a row."""
+    start = time.perf_counter()
+    for _ in range(calls):
+        contestant()
+    return (time.perf_counter() - start) / calls
 
 
 def race(
