@@ -4,6 +4,7 @@ import threading
 
 import pytest
 import torch
+from oracle import READS_GRAD
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -157,3 +158,30 @@ def test_a_recomputation_outside_a_scope_collects_nothing() -> None:
     with collect_energy() as energies:
         y.sum().backward()
     assert len(energies) == 0
+
+
+def test_total_of_energies_of_several_sizes_and_types() -> None:
+    energies = [torch.rand(n, dtype=dtype) for n in (3, 5, 3) for dtype in (torch.float32,) * 2]
+    energies.append(torch.rand(3, dtype=torch.float64))
+    leaves = [e.requires_grad_() for e in energies]
+    weights = [0.5, 2.0, 1.0, 1.0, 0.25, 4.0, 1.0]
+    total = torch.ops.trgl._total_energy.default(leaves, weights)
+    expected = sum(w * e.double().mean() for w, e in zip(weights, leaves, strict=True))
+    assert total.dtype == torch.float64
+    torch.testing.assert_close(total, expected, rtol=1e-6, atol=0)  # float32 means
+    for weight, leaf, gradient in zip(
+        weights, leaves, torch.autograd.grad(total, leaves), strict=True
+    ):
+        torch.testing.assert_close(gradient, torch.full_like(leaf, weight / len(leaf)))
+
+
+@READS_GRAD
+def test_total_is_derived_by_autograd() -> None:
+    def total(*energies):
+        return torch.ops.trgl._total_energy.default(list(energies), [0.5, 2.0])
+
+    energies = [torch.rand(n, dtype=torch.float64, requires_grad=True) for n in (3, 4)]
+    assert torch.autograd.gradcheck(total, energies)
+    torch.library.opcheck(
+        torch.ops.trgl._total_energy.default, (energies, [0.5, 2.0]), raise_exception=True
+    )
