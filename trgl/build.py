@@ -30,9 +30,8 @@ def build_network(recipe: Recipe, images: ImageData, seed: int) -> GreedyNetwork
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         blocks = recipe.network == "blocks"
-        model = _chain(recipe, images) if blocks else _resnet(recipe, images)
         network = split(
-            model,
+            build_model(recipe, images.input_shape[0], images.num_classes),
             modules=recipe.modules,
             input_shape=images.input_shape,
             num_classes=images.num_classes,
@@ -50,22 +49,29 @@ def build_network(recipe: Recipe, images: ImageData, seed: int) -> GreedyNetwork
     return network
 
 
-def _chain(recipe: Recipe, images: ImageData) -> nn.Module:
-    return models.chain(
-        blocks=recipe.modules * recipe.blocks,
-        filters=recipe.filters,
-        in_channels=images.input_shape[0],
-        kernel_size=recipe.encoder_kernel,
-        stride=recipe.encoder_stride,
-        block=recipe.block,
-    )
+def build_model(recipe: Recipe, channels: int, classes: int) -> nn.Module:
+    """The model of a recipe before it is split.
 
+    Args:
+        recipe: the configuration.
+        channels: of the images.
+        classes: of the model's own classifier, where it has one.
 
-def _resnet(recipe: Recipe, images: ImageData) -> nn.Module:
+    Raises:
+        ValueError: a recipe whose network cannot be built.
+    """
+    if recipe.network == "blocks":
+        return models.chain(
+            blocks=recipe.modules * recipe.blocks,
+            filters=recipe.filters,
+            in_channels=channels,
+            kernel_size=recipe.encoder_kernel,
+            stride=recipe.encoder_stride,
+            block=recipe.block,
+        )
     from torchvision import models as zoo  # slow to import: only when it is asked for
 
-    model: nn.Module = getattr(zoo, recipe.network)(num_classes=images.num_classes)
-    channels = images.input_shape[0]
+    model: nn.Module = getattr(zoo, recipe.network)(num_classes=classes)
     if recipe.stem == "cifar":
         model.conv1 = nn.Conv2d(channels, 64, 3, stride=1, padding=1, bias=False)
     elif channels != 3:

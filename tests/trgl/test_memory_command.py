@@ -1,0 +1,68 @@
+"""`trgl memory`: its table, its file, and what it refuses."""
+
+import json
+
+import pytest
+
+from trgl.cli import main
+
+SMALL = ["memory", "resnet18", "--input-shape", "3x32x32", "--batch", "4", "--modules", "2"]
+
+
+def test_prints_a_row_per_method_and_writes_everything(capsys, tmp_path) -> None:
+    path = tmp_path / "memory.json"
+    assert main([*SMALL, "--per-module", "--fit", "300MiB", "--json", str(path)]) == 0
+    out = capsys.readouterr().out
+    for method in ("end-to-end", "checkpointed", "vanilla", "recompute-heads", "balanced"):
+        assert f" {method} " in out
+    assert out.count("module 2, ") == 5
+    written = json.loads(path.read_text())
+    rows = {row["method"]: row for row in written["rows"]}
+    assert written["batch"] == 4
+    assert written["fit"] == 300 * 2**20
+
+    def heaviest(method: str) -> int:
+        return max(one["total"] for one in rows[method]["saved"])
+
+    assert heaviest("regularized") == heaviest("vanilla") > heaviest("recompute")
+    assert heaviest("recompute") >= heaviest("balanced")
+    assert heaviest("end-to-end") > heaviest("checkpointed")
+    assert rows["recompute"]["fits"] > rows["end-to-end"]["fits"] > 4
+    assert rows["recompute"]["measured"] == []
+    assert [path] == list(tmp_path.iterdir())
+
+
+def test_measures_beside_what_it_predicts(capsys) -> None:
+    assert main([*SMALL, "--methods", "recompute", "--measure"]) == 0
+    line = next(s for s in capsys.readouterr().out.splitlines() if " recompute " in s)
+    _, _, _, _, peak, _, measured, scratch, process = line.split()
+    assert float(measured) == pytest.approx(float(peak), rel=0.03)
+    assert float(scratch) >= float(measured)
+    assert float(process) > float(scratch)
+
+
+def test_knows_recipes(capsys) -> None:
+    arguments = ["memory", "digits-20x1", "--input-shape", "1x8x8", "--methods", "recompute"]
+    assert main(arguments) == 0
+    assert " 20  recompute " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["memory", "resnet19"], "Did you mean resnet1"),
+        (["memory", "resnet18", "--batch", "0"], "a whole number from 1 on"),
+        (["memory", "resnet18", "--input-shape", "32"], "like 3x96x96"),
+        (["memory", "resnet18", "--modules", "2,x"], "a whole number from 1 on"),
+        (["memory", "resnet18", "--modules", "9"], "Use modules=8 or fewer"),
+        (["memory", "resnet18", "--fit", "8 parsecs"], "like 8GiB or 500MiB"),
+        (["memory", "resnet18", "--methods", "magic"], "some of end-to-end"),
+        (["memory", "resnet18", "--json", "/nowhere/file.json"], "there is no directory"),
+        (["memory", "resnet18", "--device", "quantum"], "--device must name"),
+    ],
+)
+def test_wrong_input_is_told_in_one_paragraph(arguments, message, capsys) -> None:
+    assert main([*arguments, *(["--methods", "recompute"] * ("--methods" not in arguments))]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error

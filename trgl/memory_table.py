@@ -1,0 +1,189 @@
+"""The memory of one model, trained in several ways."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
+
+from trgl.forecast import Peak, largest_batch, predict_steps
+from trgl.measure import Measured, measure_steps
+from trgl.memory import SavedBytes, count_network, count_whole
+from trgl.network import GreedyNetwork
+from trgl.split import split
+from trgl.transport import Transport
+from trgl.zoo import Subject
+from trgl_kernels import regularize
+from trgl_kernels.blocks import Regularized
+
+METHODS = {
+    "end-to-end": "ordinary training, without a penalty",
+    "checkpointed": "end-to-end, every residual block run again in backward "
+    "(torch.utils.checkpoint)",
+    "vanilla": "module-wise, without a penalty",
+    "regularized": "module-wise, with the penalty, nothing run again",
+    "recompute": "with the penalty, activations rebuilt in backward (what trgl.split does)",
+    "recompute-heads": "and the heads run again in backward",
+    "balanced": "as recompute, cut so that the heaviest module keeps as little as it can",
+}
+_WHOLE = ("end-to-end", "checkpointed")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is asked for.
+
+    Args:
+        subject: the model.
+        batch: N.
+        modules: numbers of modules, each for every module-wise method.
+        methods: names in `METHODS`; end-to-end comes first, asked for or not.
+        device: "cpu" or a GPU's name.
+        autocast: bfloat16 or None.
+        fit: bytes for which the largest batch is sought; None seeks none.
+        measure: train two batches as well.
+    """
+
+    subject: Subject
+    batch: int
+    modules: Sequence[int]
+    methods: Sequence[str]
+    device: str = "cpu"
+    autocast: torch.dtype | None = None
+    fit: int | None = None
+    measure: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method with one number of modules.
+
+    Args:
+        method: a name in `METHODS`.
+        modules: K; 1 for the methods that train end to end.
+        blocks: layers or blocks of every module that trains.
+        saved: what each of them keeps for backward.
+        peaks: of their steps, predicted.
+        measured: of their steps; empty where nothing was measured.
+        fits: the largest batch; None where none was sought.
+    """
+
+    method: str
+    modules: int
+    blocks: list[int]
+    saved: list[SavedBytes]
+    peaks: list[Peak]
+    measured: list[Measured]
+    fits: int | None
+
+    @property
+    def saved_totals(self) -> list[int]:
+        """Bytes that every module keeps for backward."""
+        return [one.total for one in self.saved]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, in bytes, as values that JSON knows."""
+        values = dataclasses.asdict(self)
+        for saved, total in zip(values["saved"], self.saved_totals, strict=True):
+            saved["total"] = total
+        return values
+
+
+def rows(plan: Plan) -> Iterator[Row]:
+    """The rows of the table, each as soon as it is known.
+
+    Raises:
+        ValueError: a model that cannot be split so, or cannot take such images.
+    """
+    model = plan.subject.build()
+    yield _row(plan, model, "end-to-end", 1)
+    for method in plan.methods:
+        if method in _WHOLE and method != "end-to-end":
+            yield _row(plan, model, method, 1)
+    for modules in plan.modules:
+        for method in plan.methods:
+            if method not in _WHOLE:
+                yield _row(plan, model, method, modules)
+
+
+def network_of(subject: Subject, model: nn.Module, method: str, modules: int) -> GreedyNetwork:
+    """A network as a method trains it, of a copy of the model.
+
+    Raises:
+        ValueError: as `trgl.split`.
+    """
+    again = method in ("recompute", "recompute-heads", "balanced")
+    copied = regularize(copy.deepcopy(model), "activation" if again else "none")
+    balance: str | Sequence[int] = subject.by_hand.get(modules, "depth")
+    network = split(
+        copied,
+        modules,
+        subject.shape,
+        subject.classes,
+        balance="memory" if method == "balanced" else balance,
+        recompute_heads=method == "recompute-heads",
+        **subject.options,
+    )
+    if method == "checkpointed":
+        for parent in list(network.modules()):
+            for name, child in list(parent._modules.items()):
+                if isinstance(child, Regularized):
+                    parent._modules[name] = _Checkpointed(child)
+    return network
+
+
+class _Checkpointed(nn.Module):
+    """A block that keeps its input alone, and runs again in backward."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+        for kind in type(block).__mro__:  # as one has it without this package, where it is known
+            if not issubclass(kind, Regularized) and kind is not nn.Module:
+                if issubclass(kind, nn.Module):
+                    block.__class__ = kind
+                break
+
+    def forward(
+        self,
+        x: Tensor,  # [N, *]
+    ) -> Tensor:  # [N, *]
+        with set_checkpoint_early_stop(False):
+            y: Tensor = checkpoint(self.block, x, use_reentrant=False)
+        return y
+
+
+def _row(plan: Plan, model: nn.Module, method: str, modules: int) -> Row:
+    network = network_of(plan.subject, model, method, modules).to(plan.device)
+    whole = method in _WHOLE
+    penalty = not whole and method != "vanilla"
+    keywords: dict[str, Any] = {
+        "regime": "end-to-end" if whole else "parallel",
+        "transport": Transport() if penalty else None,
+        "autocast": plan.autocast,
+    }
+    saved = (
+        [count_whole(network, plan.batch, autocast=plan.autocast)]
+        if whole
+        else count_network(network, plan.batch, penalty=penalty, autocast=plan.autocast)
+    )
+    fits = None
+    if plan.fit is not None:
+        fits = largest_batch(
+            lambda n: max(peak.total for peak in predict_steps(network, n, **keywords)), plan.fit
+        )
+    return Row(
+        method=method,
+        modules=modules,
+        blocks=[len([n for n, _ in one.blocks if n != "body"]) for one in saved],
+        saved=saved,
+        peaks=predict_steps(network, plan.batch, **keywords),
+        measured=measure_steps(network, plan.batch, **keywords) if plan.measure else [],
+        fits=fits,
+    )
