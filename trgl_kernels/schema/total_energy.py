@@ -19,12 +19,15 @@ def total_energy(
     weights: list[float],
 ) -> Tensor:  # []
     """C, which autograd can differentiate."""
-    # energies of one size and weight in one go: most have those of their neighbours
-    alike: dict[tuple[object, float], list[Tensor]] = {}
+    # neighbours of one size and weight in one go: most blocks have those of the block before
+    groups: list[tuple[float, list[Tensor]]] = []
     for energy, weight in zip(energies, weights, strict=True):
-        alike.setdefault((energy.shape, weight), []).append(energy)
+        if groups and groups[-1][0] == weight and groups[-1][1][0].shape == energy.shape:
+            groups[-1][1].append(energy)
+        else:
+            groups.append((weight, [energy]))
     costs = []
-    for (_, weight), group in alike.items():
+    for weight, group in groups:
         together = group[0] if len(group) == 1 else torch.stack(group).sum(0)
         costs.append(together.mean() * weight)
     return functools.reduce(torch.add, costs)
