@@ -59,7 +59,11 @@ def eager(model: nn.Module, images: Tensor, labels: Tensor):
 
 def trained(network: trgl.GreedyNetwork, images: Tensor, labels: Tensor, **options):
     """The trainer's own step."""
-    trainer = trgl.Trainer(network, optimizer=sgd, epochs=1, **options)
+    return one_batch(trgl.Trainer(network, optimizer=sgd, epochs=1, **options), images, labels)
+
+
+def one_batch(trainer: trgl.Trainer, images: Tensor, labels: Tensor):
+    """What a trainer does with one batch."""
     for step in trainer.steps:
         step.module.train()
     numbers = trainer.phases[0].active

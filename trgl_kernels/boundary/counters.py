@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 from .memory import SMALL
 
+Fields = tuple[int, int, int | None, int, int, int]
+
 
 class BoundaryWarning(UserWarning):
     """Something held what a module's step made; the message says what."""
@@ -26,6 +28,18 @@ class Bytes(NamedTuple):
     def disagree(self) -> bool:
         """Whether something lives that should have died."""
         return self.unexplained > 0 or self.device_unexplained > SMALL
+
+    def counters(self, forced: int, crossed: int) -> Fields:
+        """The fields of `Counters` of this step."""
+        peak = self.device_peak if self.device_requested else self.peak
+        return (
+            1,
+            self.requested + self.device_requested,
+            None if peak < 0 else peak,
+            self.requested - self.live + self.device_requested - self.device_growth,
+            forced,
+            crossed,
+        )
 
 
 @dataclass(frozen=True)
@@ -52,17 +66,6 @@ class Counters:
     freed_by_reference_counting: int = 0
     freed_by_force: int = 0
     crossed: int = 0
-
-    def __add__(self, other: "Counters") -> "Counters":
-        peaks = [peak for peak in (self.peak, other.peak) if peak is not None]
-        return Counters(
-            self.steps + other.steps,
-            self.allocated + other.allocated,
-            max(peaks, default=None),
-            self.freed_by_reference_counting + other.freed_by_reference_counting,
-            self.freed_by_force + other.freed_by_force,
-            self.crossed + other.crossed,
-        )
 
 
 @dataclass(frozen=True)

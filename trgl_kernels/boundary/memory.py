@@ -25,6 +25,12 @@ def native() -> Any:
     return memory if memory.count() else None
 
 
+@functools.cache
+def scope_class() -> Any:
+    """csrc/boundary/scope.h, kept: looking it up takes longer than making one; None as `native`."""
+    return None if native() is None else torch.classes.trgl_boundary.Scope
+
+
 def absence() -> str:
     """Why there are no compiled functions, and what to do."""
     reason = extension.without_boundary()

@@ -1,7 +1,7 @@
 """Which tensors a boundary never touches, and which ones Python holds."""
 
 import gc
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -61,15 +61,6 @@ def storage_keys(tensors: Iterable[Tensor]) -> list[int]:
         keys: list[int] = native().keys(list(tensors))
         return keys
     return [_storage_key(tensor) for tensor in tensors]
-
-
-def storage_bytes(tensors: Sequence[Tensor]) -> Iterator[int]:
-    """The size of each storage, once."""
-    seen = {0}
-    for tensor, key in zip(tensors, storage_keys(tensors), strict=True):
-        if key not in seen:
-            seen.add(key)
-            yield tensor.untyped_storage().nbytes()
 
 
 def _storage_key(tensor: Tensor) -> int:

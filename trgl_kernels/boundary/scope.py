@@ -12,14 +12,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from . import opened, search
-from .counters import BoundaryWarning, Bytes, Counters, Held
-from .memory import BoundaryError, native
+from .counters import BoundaryWarning, Bytes, Counters, Fields, Held
+from .memory import BoundaryError, scope_class
 from .protection import (
     forget_autocast_copies,
     of_modules,
     of_optimizers,
     of_process,
-    storage_bytes,
     storage_keys,
 )
 from .release import described
@@ -50,7 +49,6 @@ class ModuleBoundary:
     should have died. On CPU such a step is also searched at once, through Python.
 
     Attributes:
-        last, total: counters of the last step and of all.
         held: what was still held when the scope last closed.
 
     Args:
@@ -88,18 +86,30 @@ class ModuleBoundary:
         self.find = find
         self.release = release
         self.poison = poison
-        self.last = Counters()
-        self.total = Counters()
+        self._counts: Fields = (0, 0, 0, 0, 0, 0)
+        self._sums: Fields = (0, 0, 0, 0, 0, 0)
+        self._crossed_bytes = 0
         self.held: tuple[Held, ...] = ()
         self._schedule = Schedule()
         self._entered = threading.Lock()
         self._scope: Any = None
+        self._parameter = next((p for m in self.modules for p in m.parameters()), None)
         self._before: set[int] | None = None  # without the extension: the storages from before
         self._around: ModuleBoundary | None = None
         self._inside: list[ModuleBoundary] = []
         self._crossed: list[Tensor] = []
         self._kept: list[Tensor] = []
-        self._warned = False
+        self._warned = self._finding = False
+
+    @property
+    def last(self) -> Counters:
+        """Counters of the last step."""
+        return Counters(*self._counts)
+
+    @property
+    def total(self) -> Counters:
+        """Counters of all steps."""
+        return Counters(*self._sums)
 
     def __enter__(self) -> Self:
         if not self._entered.acquire(blocking=False):
@@ -107,13 +117,15 @@ class ModuleBoundary:
                 f"A boundary has one scope open at a time, but that of {self.name!r} is open "
                 f"already. Make a boundary for each thread and each level."
             )
-        around = opened.innermost()
-        self._around = around if isinstance(around, ModuleBoundary) else None
-        finds = self.find == "always" or (self.find == "sampled" and self._schedule.finds())
-        if native() is not None:
-            self._scope = torch.classes.trgl_boundary.Scope(self._device_index(), finds)
-        elif finds:
+        self._around = current()
+        self._crossed_bytes = 0
+        find = self.find == "always" or (self.find == "sampled" and self._schedule.finds())
+        native_scope = scope_class()
+        if native_scope is not None:
+            self._scope = native_scope(self._device_index(), find)
+        elif find:
             self._before = search.python_storages()
+        self._finding = find
         opened.push(self)
         return self
 
@@ -159,6 +171,8 @@ class ModuleBoundary:
             bytes_alone = leaf.numel() * leaf.element_size()
             if bytes_alone < leaf.untyped_storage().nbytes() and self._scope.made([leaf])[0] != 0:
                 leaf = leaf.clone()
+        if not any(leaf.is_set_to(other) for other in self._crossed):
+            self._crossed_bytes += leaf.untyped_storage().nbytes()
         self._crossed.append(leaf)
         return leaf
 
@@ -213,12 +227,10 @@ class ModuleBoundary:
 
     def _device_index(self) -> int:
         """The CUDA device to count on, -1 for none."""
-        for module in self.modules:
-            for parameter in module.parameters():
-                device = parameter.device
-                return -1 if device.type != "cuda" else device.index or 0
-        initialized = torch.cuda.is_available() and torch.cuda.is_initialized()
-        return torch.cuda.current_device() if initialized else -1
+        if self._parameter is not None:
+            device = self._parameter.device
+            return (device.index or 0) if device.type == "cuda" else -1
+        return torch.cuda.current_device() if torch.cuda.is_initialized() else -1
 
     def _protected(self) -> Iterator[Tensor]:
         yield from self._crossed
@@ -231,32 +243,32 @@ class ModuleBoundary:
         yield from of_process()
 
     def _close(self, scope: Any, failed: bool) -> None:
-        counted = Bytes(*scope.close(self._crossed + self._kept))
+        counted = Bytes._make(scope.close(self._crossed + self._kept))
         self.held, forced = (), 0
         # first less what every step leaves behind, then less all that it may leave
-        if scope.finds() or (self.find != "never" and (counted.disagree or failed)):
+        if self._finding or (self.find != "never" and (counted.disagree or failed)):
             forget_autocast_copies()
             protected = list(self._protected())
-            disagree = Bytes(*scope.bytes(protected)).disagree
+            disagree = Bytes._make(scope.bytes(protected)).disagree
             if disagree and not self._warned and not failed:
                 gc.collect()  # what only a cycle holds is worth no warning
-                disagree = Bytes(*scope.bytes(protected)).disagree
-            if scope.finds() or failed or (disagree and self._schedule.hears()):
+                disagree = Bytes._make(scope.bytes(protected)).disagree
+            if self._finding or failed or (disagree and self._schedule.hears()):
                 message = f"boundary {self.name!r}: {_RELEASED}"
                 self.held, forced = search.search(scope, protected, message, self)
                 if self.held or disagree:
-                    self._schedule.alarm(bool(self.held), scope.finds())
-        on_device = counted.device_requested > 0
-        peak = counted.device_peak if on_device else counted.peak
-        self.last = Counters(
-            1,
-            counted.requested + counted.device_requested,
-            None if peak < 0 else peak,
-            counted.requested - counted.live + counted.device_requested - counted.device_growth,
-            forced,
-            sum(storage_bytes(self._crossed)),
+                    self._schedule.alarm(bool(self.held), self._finding)
+        now, sums = counted.counters(forced, self._crossed_bytes), self._sums
+        self._counts = now
+        peak = max((p for p in (now[2], sums[2]) if p is not None), default=None)
+        self._sums = (
+            sums[0] + 1,
+            sums[1] + now[1],
+            peak,
+            sums[3] + now[3],
+            sums[4] + now[4],
+            sums[5] + now[5],
         )
-        self.total = self.last + self.total
 
     def _report(self) -> str:
         largest = sorted(self.held, key=lambda held: -held.bytes)[:3]

@@ -1,0 +1,162 @@
+"""The trainer frees what each module's step made, and learns the same."""
+
+import pytest
+import torch
+from boundaries import needs_extension
+from small import CLASSES, batches, differing, network, sgd, state
+from torch import Tensor
+
+import trgl
+from trgl_kernels.boundary import BoundaryWarning, current, live_bytes
+
+pytestmark = [
+    needs_extension,
+    pytest.mark.filterwarnings("ignore::trgl_kernels.boundary.BoundaryWarning"),
+]
+SIZE = 64  # a map of 64 × 4 × 6 × 6 float32 is 36,864 bytes
+MAP = SIZE * 4 * 6 * 6 * 4
+DATA = batches(4, SIZE)
+
+
+class Detach:
+    """In place of a boundary: plain reference counting."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return None
+
+    def cross(self, y: Tensor) -> Tensor:
+        return y.detach()
+
+    def keep(self, t: Tensor) -> Tensor:
+        return t
+
+
+def trainer_of(net, **options):
+    options.setdefault("transport", trgl.Transport(0.1))
+    return trgl.Trainer(net, optimizer=sgd, epochs=2, **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"regime": "sequential"},
+        {"regime": "end-to-end"},
+        {"transport": trgl.Multipliers(every=2)},
+        {"transport": None},
+        {"accumulate": 2, "clip_norm": 1.0},
+        {"autocast": torch.bfloat16},
+        {"autocast": torch.float16},
+        {"channels_last": True},
+    ],
+    ids=str,
+)
+def test_the_boundary_changes_nothing_of_what_is_learned(options):
+    histories, states = [], []
+    for replace in (False, True):
+        net = network(modules=3, recompute_heads=0)
+        trainer = trainer_of(net, **options)
+        for step in trainer.steps:
+            if replace:
+                step.boundary = Detach()
+            else:
+                step.boundary.find = "always"
+        history = trainer.fit(DATA, DATA)
+        histories.append([(r.train_loss, r.cost, r.train_accuracy) for r in history.records])
+        states.append(state(net))
+        if not replace:
+            assert all(step.boundary.held == () for step in trainer.steps)
+    assert histories[0] == histories[1]
+    assert differing(*states) == []
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_shared_head(accumulate):
+    net = network(modules=3, head="conv", shared_head=True)
+    trainer = trainer_of(net, accumulate=accumulate)
+    for step in trainer.steps:
+        step.boundary.find = "always"
+    history = trainer.fit(DATA)
+    assert all(step.boundary.held == () for step in trainer.steps)
+    assert all(value == value for r in history.records for value in r.train_loss.values())
+
+
+def leaks(net):
+    """Hooks that keep every output of every block, and a logged loss with its graph."""
+    kept, losses = [], []
+    for module in net:
+        for unit in module.body.units:
+            unit.register_forward_hook(lambda _m, _i, output: kept.append(output * 2))
+
+    def criterion(logits, labels):
+        loss = torch.nn.functional.cross_entropy(logits, labels)
+        losses.append(loss)
+        return loss
+
+    return kept, losses, criterion
+
+
+def test_every_module_leaves_only_what_crosses():
+    net = network(modules=3)
+    kept, losses, criterion = leaks(net)
+    trainer = trainer_of(net, criterion=criterion)
+    images, labels = DATA[0]
+    x: Tensor = images
+    for step in trainer.steps:  # makes the optimizer's state
+        step.module.train()
+        x = step(x, labels)
+    del x
+    before, logged = live_bytes(), len(losses)
+    for _ in range(5):
+        x = images
+        for step in trainer.steps:
+            x = step(x, labels)
+            scalars = 64 * (len(losses) - logged)  # the losses, and scalars in the hooks' graphs
+            assert 0 <= live_bytes() - before - MAP <= scalars, step.number
+            with pytest.raises(RuntimeError, match=f"boundary 'module {step.number}'"):
+                kept[-1].sum()
+        del x
+    assert all(loss.isfinite() for loss in losses)
+
+
+def test_a_hook_keeps_on_purpose():
+    net = network(modules=2)
+    features = []
+    net[0].body.units[0].register_forward_hook(
+        lambda _m, _i, output: features.append(current().keep(output.detach() * 2))
+    )
+    trainer = trainer_of(net)
+    images, labels = DATA[0]
+    for _ in range(3):
+        trainer.steps[0](images, labels)
+    assert trainer.steps[0].boundary.held == ()
+    assert all(feature.isfinite().all() for feature in features)
+
+
+def test_the_trainer_says_once_per_module_what_is_held():
+    net = network(modules=2)
+    kept, _, criterion = leaks(net)
+    with pytest.warns(BoundaryWarning) as said:
+        trainer_of(net, criterion=criterion).fit(DATA)
+    modules = [str(w.message).split(":")[0] for w in said if w.category is BoundaryWarning]
+    assert modules == ["Boundary 'module 1'", "Boundary 'module 2'"]
+    assert kept
+
+
+def test_a_criterion_that_fails_leaves_nothing():
+    net = network(modules=2)
+
+    def criterion(logits, labels):
+        raise KeyError("the user's own")
+
+    trainer = trainer_of(net, criterion=criterion)
+    images, labels = DATA[0]
+    before = live_bytes()
+    with pytest.raises(KeyError, match="the user's own") as raised:
+        trainer.steps[0](images, labels)
+    assert live_bytes() - before <= 4096 * 4  # logits, energies: small tensors of the traceback
+    del raised
+    assert CLASSES

@@ -1,0 +1,198 @@
+"""Backward through what was released raises the error of the boundary, whatever the layer saved."""
+
+import gc
+import subprocess
+import sys
+
+import pytest
+import torch
+from boundaries import Layers, batch, momentum, needs_extension, train
+from torch import nn
+
+import trgl_kernels
+from trgl_kernels.boundary import ModuleBoundary, live_bytes, trim
+from trgl_kernels.boundary.memory import resident_bytes
+
+pytestmark = [
+    needs_extension,
+    pytest.mark.filterwarnings("ignore::trgl_kernels.boundary.BoundaryWarning"),
+]
+
+IMAGES, ROWS, TOKENS = (4, 8, 12, 12), (64, 64), (4, 32, 64)
+
+
+class Attention(nn.MultiheadAttention):
+    def forward(self, x):
+        return super().forward(x, x, x)[0]
+
+
+class First(nn.Module):
+    """The output of a recurrent layer, without its state."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return self.layer(x)[0]
+
+
+LAYERS = {
+    "linear": (nn.Linear(64, 64), ROWS),
+    "bilinear": (nn.LazyLinear(8), ROWS),
+    "convolution": (nn.Conv2d(8, 8, 3, padding=1), IMAGES),
+    "transposed convolution": (nn.ConvTranspose2d(8, 8, 3), IMAGES),
+    "grouped convolution": (nn.Conv2d(8, 8, 3, groups=4), IMAGES),
+    "batch norm": (nn.BatchNorm2d(8), IMAGES),
+    "layer norm": (nn.LayerNorm(64), ROWS),
+    "group norm": (nn.GroupNorm(2, 8), IMAGES),
+    "instance norm": (nn.InstanceNorm2d(8), IMAGES),
+    "ReLU": (nn.ReLU(), IMAGES),
+    "GELU": (nn.GELU(), ROWS),
+    "SiLU": (nn.SiLU(), ROWS),
+    "tanh": (nn.Tanh(), ROWS),
+    "sigmoid": (nn.Sigmoid(), ROWS),
+    "softmax": (nn.Softmax(1), ROWS),
+    "ELU": (nn.ELU(), ROWS),
+    "PReLU": (nn.PReLU(), ROWS),
+    "hard swish": (nn.Hardswish(), ROWS),
+    "dropout": (nn.Dropout(), ROWS),
+    "max pooling": (nn.MaxPool2d(2), IMAGES),
+    "average pooling": (nn.AvgPool2d(2), IMAGES),
+    "interpolation": (nn.Upsample(scale_factor=2, mode="bilinear"), IMAGES),
+    "attention": (Attention(64, 4, batch_first=True), TOKENS),
+    "LSTM": (First(nn.LSTM(64, 16, batch_first=True)), TOKENS),
+    "GRU": (First(nn.GRU(64, 16, batch_first=True)), TOKENS),
+    "our basic block": (trgl_kernels.RegularizedBasicBlock(8, 8), IMAGES),
+    "our pre-activation block": (
+        trgl_kernels.RegularizedPreActBlock(8, 8).with_recompute("activation"),
+        IMAGES,
+    ),
+    "our residual block": (
+        trgl_kernels.RegularizedResidual(nn.Linear(64, 64), activation="relu"),
+        ROWS,
+    ),
+}
+# backward reads no values of maps, only shapes and, for the maximum, indices: here of at most 4 KiB
+WITHOUT_VALUES = {
+    "average pooling": nn.AvgPool2d(2),
+    "adaptive maximum": nn.AdaptiveMaxPool2d(3),
+    "interpolation": nn.Upsample(scale_factor=2, mode="bilinear"),
+    "padding": nn.ZeroPad2d(1),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_backward_through_released_tensors(name):
+    layer, shape = LAYERS[name]
+    boundary = ModuleBoundary("module 3", [layer], find="always")
+    losses = []
+    x = torch.randn(shape, requires_grad=True)
+
+    def forward() -> None:
+        y = layer(x * 1.5 + 1)
+        losses.append((y * y.detach().sigmoid()).sum())
+
+    before = live_bytes()
+    with boundary:
+        forward()
+    # statistics, masks and the states of recurrent layers stay, at most 4 KiB each
+    assert live_bytes() - before < (65536 if name in ("LSTM", "GRU") else 12288)
+    assert boundary.held
+    assert losses[0].isfinite()
+    with pytest.raises(RuntimeError, match="boundary 'module 3'"):
+        losses[0].backward()
+    gc.collect()
+
+
+@pytest.mark.parametrize("layer", WITHOUT_VALUES.values(), ids=WITHOUT_VALUES)
+def test_backward_that_needs_no_values_goes_on(layer):
+    x = torch.randn(IMAGES, requires_grad=True)
+    boundary, outputs = ModuleBoundary("module 3", [layer], find="always"), []
+    with boundary:
+        outputs.append(layer(x * 1.5))
+    outputs[0].backward(torch.ones_like(outputs[0], device="cpu"))
+    assert x.grad.isfinite().all()
+
+
+def test_released_layers_leave_later_steps_as_they_would_be():
+    results = []
+    for hold in (False, True):
+        torch.manual_seed(0)
+        module = Layers()
+        optimizer, kept = momentum(module), []
+        boundary = ModuleBoundary("module 3", [module], [optimizer])
+        if hold:
+            module.layers[0].register_forward_hook(lambda _m, _i, y, kept=kept: kept.append(y))
+        for _ in range(8):
+            with boundary:
+                train(module, optimizer, batch())
+        results.append([p.detach().clone() for p in module.parameters()])
+    assert all(map(torch.equal, *results))
+
+
+def test_the_process_does_not_grow():
+    """A hook that keeps every map: resident memory stays where it was before the first step."""
+    module, kept = nn.Sequential(*(nn.Conv2d(16, 16, 3, padding=1) for _ in range(4))), []
+    for layer in module:
+        layer.register_forward_hook(lambda _m, _i, output: kept.append(output))
+    boundary = ModuleBoundary("module 3", [module])
+    x = torch.randn(16, 16, 64, 64)  # 4 MiB; a step's maps are 16 MiB
+
+    def step() -> None:
+        with boundary:
+            module(x).square().mean().backward()
+            module.zero_grad()
+
+    for _ in range(3):
+        step()
+    trim()
+    live, resident = live_bytes(), resident_bytes()
+    assert resident > 0
+    for _ in range(50):
+        step()
+        assert live_bytes() - live <= 1024  # 50 scalars at most
+    trim()
+    assert abs(resident_bytes() - resident) < 0.05 * resident
+    assert boundary.total.freed_by_force > 50 * 4 * x.nbytes
+
+
+def test_what_the_extension_adds_to_del():
+    """The same held tensor: plain `del` frees nothing, release frees all of it."""
+    held = []
+
+    def forward(x):
+        y = x * 2
+        held.append(y)
+        return y
+
+    before = live_bytes()
+    y = forward(torch.ones(1 << 20))
+    size = y.nbytes
+    del y
+    gc.collect()
+    assert live_bytes() - before == size
+    with ModuleBoundary("module 3", find="always"):
+        y = forward(torch.ones(1 << 20))
+        del y
+    assert live_bytes() - before == size  # only the one from before the boundary
+    assert trgl_kernels.release(held[0], reason="by hand") == size
+    assert live_bytes() == before
+
+
+WORKER = """
+import torch, trgl_kernels
+t = torch.ones(5000)
+trgl_kernels.release(t, reason="before a worker")
+queue = torch.multiprocessing.get_context("spawn").SimpleQueue()
+try:
+    queue.put(t)
+except RuntimeError as error:
+    assert "before a worker" in str(error), error
+    print("refused")
+"""
+
+
+def test_released_tensors_are_not_sent_to_another_process():
+    run = subprocess.run([sys.executable, "-c", WORKER], capture_output=True, text=True)
+    assert (run.returncode, run.stdout) == (0, "refused\n"), run.stderr
