@@ -39,9 +39,14 @@ def of_process() -> Iterator[Tensor]:
 
 def parameters_of_process() -> Iterator[Tensor]:
     """All parameters and leaves that require a gradient, whoever holds them. Milliseconds."""
-    for tensor in python_tensors():
-        if isinstance(tensor, nn.Parameter) or (tensor.requires_grad and tensor.is_leaf):
-            yield tensor
+    # subclasses may refuse to be asked: parameters of lazy modules do
+    with torch._C.DisableTorchFunctionSubclass():
+        owned = [
+            tensor
+            for tensor in python_tensors()
+            if isinstance(tensor, nn.Parameter) or (tensor.requires_grad and tensor.is_leaf)
+        ]
+    yield from owned
 
 
 def python_tensors() -> list[Tensor]:
@@ -60,7 +65,8 @@ def storage_keys(tensors: Iterable[Tensor]) -> list[int]:
     if native() is not None:
         keys: list[int] = native().keys(list(tensors))
         return keys
-    return [_storage_key(tensor) for tensor in tensors]
+    with torch._C.DisableTorchFunctionSubclass():
+        return [_storage_key(tensor) for tensor in tensors]
 
 
 def _storage_key(tensor: Tensor) -> int:

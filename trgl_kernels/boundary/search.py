@@ -70,11 +70,7 @@ def _through_python(
     """
     memory = native()
     tensors = python_tensors()
-    owned = set(storage_keys(protected)) | {
-        key
-        for tensor, key in zip(tensors, storage_keys(tensors), strict=True)
-        if tensor.requires_grad and tensor.is_leaf
-    }
+    owned = set(storage_keys(protected)) | set(storage_keys(parameters_of_process()))
     found, freed = [], 0
     for tensor, key, made in zip(tensors, storage_keys(tensors), scope.made(tensors), strict=True):
         size = tensor.untyped_storage().nbytes() if made == 1 else 0
