@@ -1,4 +1,4 @@
-"""A whole residual block, forward and backward: ours with the penalty, torchvision's without it."""
+"""A whole residual block, forward and backward: ours with the penalty, and plain ones without."""
 
 import copy
 
@@ -6,9 +6,11 @@ import pytest
 import torch
 from race import copy_of, race
 from torch import Tensor, nn
+from torchvision.models.mobilenetv2 import InvertedResidual
 from torchvision.models.resnet import BasicBlock
+from torchvision.models.vision_transformer import EncoderBlock
 
-from trgl_kernels import collect_energy, regularize
+from trgl_kernels import RegularizedPreActBlock, collect_energy, regularize
 
 SHAPES = [(2, 8, 4, 4), (32, 64, 32, 32), (8, 256, 16, 16)]
 HALF_OVER_TAU = 0.5 / 0.1
@@ -88,4 +90,65 @@ def test_basic_block(benchmark, shape) -> None:
         shape=str(shape),
         type="float32",
         layout="NCHW",
+    )
+
+
+def pre_activation() -> nn.Module:
+    return RegularizedPreActBlock(64, 64)
+
+
+def inverted_residual() -> nn.Module:
+    return InvertedResidual(32, 32, 1, 6)
+
+
+def encoder_block() -> nn.Module:
+    return EncoderBlock(6, 384, 1536, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("recompute", ["none", "activation"])
+@pytest.mark.parametrize(
+    ("block", "shape"),
+    [
+        (pre_activation, (64, 64, 32, 32)),
+        (inverted_residual, (32, 32, 56, 56)),
+        (encoder_block, (16, 784, 384)),
+    ],
+    ids=["pre-activation", "inverted residual", "ViT"],
+)
+def test_penalty(benchmark, block, shape, recompute) -> None:
+    """What the penalty adds to blocks of which a convolution or a matrix product makes r."""
+    torch.manual_seed(0)
+    x, grad = torch.randn(shape).requires_grad_(), torch.randn(shape)
+    ordinary = block()
+    ours = regularize(copy.deepcopy(ordinary), recompute=recompute)
+    torch.testing.assert_close(
+        gradients(plain, ours, x, grad)[0],
+        gradients(plain, ordinary, x, grad)[0],
+        rtol=1e-2,
+        atol=1e-3,
+    )
+
+    def step(function, block):
+        def run() -> None:
+            function(block, x, grad)
+            x.grad = None
+            block.zero_grad()
+
+        return run
+
+    race(
+        benchmark,
+        step(penalty, ours),
+        {
+            "eager_without_penalty": step(plain, ordinary),
+            "penalty_off": step(plain, ours),
+            "copy": copy_of(x.detach()),
+        },
+        moved=2 * x.nbytes,
+        copied=2 * x.nbytes,
+        op=f"{type(ours).__name__}, recompute={recompute}",
+        **{"pass": "forward + backward"},
+        shape=str(shape),
+        type="float32",
+        layout="NCHW" if len(shape) == 4 else "contiguous",
     )
