@@ -80,7 +80,7 @@ struct BatchNormResidualEnergy : torch::autograd::Function<BatchNormResidualEner
         call(z, x, weight, bias, running_mean, running_var, keep, options);
     const bool relu = options.activation == "relu";
     ctx->save_for_backward(
-        {z, relu ? y : Tensor(), undefined_or(weight), undefined_or(bias), mean, rstd,
+        {z, relu ? saved_output(y) : Tensor(), undefined_or(weight), undefined_or(bias), mean, rstd,
          undefined_or(keep)});
     Inputs inputs;
     inputs.add(z);

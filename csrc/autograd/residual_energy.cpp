@@ -73,8 +73,8 @@ struct ResidualEnergy : torch::autograd::Function<ResidualEnergy> {
     const bool reads_r = with_energy || scale || !relu || r.scalar_type() != y.scalar_type();
     const bool recovers = recover && recoverable(x, r, activation, scale, p);
     ctx->save_for_backward(
-        {relu ? y : Tensor(), reads_r && !recovers ? r : y, with_energy && recovers ? x : Tensor(),
-         undefined_or(scale), undefined_or(keep)});
+        {relu ? saved_output(y) : Tensor(), reads_r && !recovers ? r : saved_output(y),
+         with_energy && recovers ? x : Tensor(), undefined_or(scale), undefined_or(keep)});
     Inputs inputs;
     inputs.add(x);
     inputs.add(r);

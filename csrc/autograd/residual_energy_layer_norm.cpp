@@ -75,7 +75,7 @@ struct ResidualEnergyLayerNorm : torch::autograd::Function<ResidualEnergyLayerNo
     const bool recovers = recover && p == 2.0 && !wants_scale && x.scalar_type() == type &&
                           (type == at::kFloat || type == at::kDouble);
     ctx->save_for_backward(
-        {y, reads_q && !recovers ? r : Tensor(), reads_q && recovers ? x : Tensor(),
+        {saved_output(y), reads_q && !recovers ? r : Tensor(), reads_q && recovers ? x : Tensor(),
          undefined_or(weight), undefined_or(bias), mean, rstd, undefined_or(scale),
          undefined_or(keep)});
     Inputs inputs;

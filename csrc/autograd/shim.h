@@ -67,6 +67,13 @@ inline Tensor undefined_or(const OptionalTensor& t) {
   return t ? *t : Tensor();
 }
 
+// An output as backward reads it: the same memory and count of changes, but outside the graph. The
+// output itself would hold the node that saves it until save_for_backward has done its work, and
+// for good where a hook stops that, as checkpointing does when it has seen enough.
+inline Tensor saved_output(const Tensor& y) {
+  return y.tensor_data();
+}
+
 // Autograd counts the changes of a tensor, to find a saved one that was overwritten.
 inline void count_change(const OptionalTensor& statistic) {
   if (statistic && !statistic->is_inference()) {
