@@ -2,6 +2,7 @@
 # make test   sets everything up, checks the sources, and runs the tests for every engine
 # make check  formatters, linters, types
 # make bench  benchmarks of the operators
+# make valgrind  the module boundary under a memory checker; needs valgrind, takes many minutes
 # make build  compiles the extension again, whatever the clock says
 # make format formats all sources
 # make clean  removes what was built; the virtual environment stays
@@ -26,7 +27,7 @@ PYTEST := $(BIN)/python -m pytest
 # setuptools warns of editable installs that hide folders of the same name: here they are the package
 INSTALL := PYTHONWARNINGS='ignore:Editable installation' $(BIN)/pip install --quiet
 
-.PHONY: demo test check bench build format clean
+.PHONY: demo test check bench valgrind build format clean
 
 demo: $(VENV)/built
 	$(BIN)/trgl compare digits-20x1
@@ -47,6 +48,13 @@ bench: $(VENV)/built $(VENV)/dev
 	mkdir -p build
 	MALLOC_TRIM_THRESHOLD_=4294967296 MALLOC_MMAP_THRESHOLD_=4294967296 $(PYTEST) benchmarks \
 		--benchmark-json=build/benchmarks.json
+
+# Reads and writes of memory that was given back. Left out: the tests that read it on purpose (poison,
+# whose memory another library still points to), and those of other processes and of resident memory.
+valgrind: $(VENV)/built $(VENV)/dev
+	PYTHONMALLOC=malloc ATEN_CPU_CAPABILITY=avx2 OMP_NUM_THREADS=1 valgrind --error-exitcode=9 \
+		--undef-value-errors=no --leak-check=no --suppressions=tests/support/valgrind.supp \
+		$(PYTEST) tests/trgl_kernels/boundary -k 'not poison and not process'
 
 format: $(VENV)/dev
 	$(BIN)/ruff format .
