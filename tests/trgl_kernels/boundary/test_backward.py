@@ -132,7 +132,7 @@ def test_released_layers_leave_later_steps_as_they_would_be():
 
 
 def test_the_process_does_not_grow():
-    """A hook that keeps every map: resident memory stays where it was before the first step."""
+    """A hook that keeps every map: resident memory stays where it was after three steps."""
     module, kept = nn.Sequential(*(nn.Conv2d(16, 16, 3, padding=1) for _ in range(4))), []
     for layer in module:
         layer.register_forward_hook(lambda _m, _i, output: kept.append(output))
