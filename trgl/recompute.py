@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,9 +38,10 @@ def recomputed(
         logits = checkpoint(head, features, use_reentrant=False)
     else:
         before = _Buffers(head)
-        contexts: tuple[AbstractContextManager[None], AbstractContextManager[None]]
-        contexts = (nullcontext(), before.restored())
-        logits = checkpoint(head, features, use_reentrant=False, context_fn=lambda: contexts)
+        again = _Again(before)
+        logits = checkpoint(
+            head, features, use_reentrant=False, context_fn=lambda: (nullcontext(), again)
+        )
     return logits
 
 
@@ -99,3 +101,23 @@ class _Buffers:
         finally:
             for buffers, name, held in now:
                 buffers[name] = held
+
+
+class _Again(AbstractContextManager[None]):
+    """A scope with the buffers restored that can be entered for each backward pass.
+
+    Args:
+        buffers: of the head.
+    """
+
+    def __init__(self, buffers: _Buffers) -> None:
+        self._buffers = buffers
+        self._open: list[AbstractContextManager[None]] = []
+
+    def __enter__(self) -> None:
+        scope = self._buffers.restored()
+        scope.__enter__()
+        self._open.append(scope)
+
+    def __exit__(self, *error: Any) -> None:
+        self._open.pop().__exit__(*error)

@@ -139,7 +139,10 @@ class LocalStep:
         self.clip_norm = clip_norm
         self.accumulate = accumulate
         self.scaler = torch.amp.GradScaler(device.type) if autocast is torch.float16 else None
-        self.boundary = ModuleBoundary(f"module {number}", [module], self.optimizers)
+        # tracing may leave constants in the compiled code: then what is held is only reported
+        self.boundary = ModuleBoundary(
+            f"module {number}", [module], self.optimizers, release=self.forward is module
+        )
         self._device_type = device.type
         self._autocast = autocast
         self._parameters = [p for o in self.optimizers for g in o.param_groups for p in g["params"]]

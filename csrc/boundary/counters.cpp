@@ -11,10 +11,12 @@ namespace trgl::boundary {
 namespace {
 
 // What stands before each counted block. Its size is the alignment of torch's CPU memory, which the
-// block behind it keeps.
+// block behind it keeps. The seal, next to the block, tells it from one that was not counted.
 struct alignas(64) Header {
   Tally* tally;
   int64_t bytes;
+  uint64_t unused[5];
+  uint64_t seal;
 };
 static_assert(sizeof(Header) == 64);
 
@@ -32,14 +34,29 @@ Header* header_of(void* block) {
   return static_cast<Header*>(block) - 1;
 }
 
+uint64_t seal_of(const void* block) {
+  return reinterpret_cast<uintptr_t>(block) ^ 0x9e3779b97f4a7c15u;
+}
+
 void free_counted(void* block) {
   if (block == nullptr) {
     return;
   }
   Header* header = header_of(block);
+  header->seal = 0;
   header->tally->freed(header->bytes);
   header->tally->release();
   behind->raw_deallocate(header);
+}
+
+// For raw_deallocate, which libraries also call with what they took before counting began. What
+// stands before such a block is malloc's own word about it, and readable.
+void free_any(void* block) {
+  if (block != nullptr && header_of(block)->seal != seal_of(block)) {
+    behind->raw_deallocate(block);
+  } else {
+    free_counted(block);
+  }
 }
 
 class CountingAllocator final : public c10::Allocator {
@@ -53,14 +70,14 @@ class CountingAllocator final : public c10::Allocator {
       Tally* tally = current();
       Header* header = static_cast<Header*>(behind->raw_allocate(bytes + sizeof(Header)));
       tally->retain();
-      *header = {tally, static_cast<int64_t>(bytes)};
-      tally->allocated(header->bytes);
       block = header + 1;
+      *header = {tally, static_cast<int64_t>(bytes), {}, seal_of(block)};
+      tally->allocated(header->bytes);
     }
     return {block, block, &free_counted, c10::Device(c10::DeviceType::CPU)};
   }
   c10::DeleterFnPtr raw_deleter() const override {
-    return &free_counted;
+    return &free_any;
   }
   void copy_data(void* to, const void* from, std::size_t bytes) const override {
     default_copy_data(to, from, bytes);

@@ -47,6 +47,10 @@ Scope::Scope(int64_t device, bool find)
   if (find) {
     finder_ = std::make_shared<Finder>(tally_, device_ >= 0);
     watch_ = std::make_unique<Watch>(finder_);
+    if (!watch_->began()) {  // all places are taken: this step counts, and finds through Python
+      watch_.reset();
+      finder_.reset();
+    }
   }
   set_current(tally_);
 }

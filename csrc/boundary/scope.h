@@ -1,4 +1,4 @@
-// One module's step on one batch, as trgl_kernels/boundary.py drives it.
+// One module's step on one batch, as trgl_kernels/boundary drives it.
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 import trgl
 from trgl.body import Body
 from trgl.network import GreedyModule
+from trgl.recompute import recomputed
 from trgl_kernels import RegularizedPreActBlock, collect_energy
 
 
@@ -293,3 +294,12 @@ def test_an_assembled_model_and_evaluation_run_the_head_once():
     assert net[2].head.passes == before + 1
     assert net.assemble()(torch.randn(2, *SHAPE)).shape == (2, CLASSES)
     assert net[2].head.passes == before + 2
+
+
+def test_backward_twice_through_a_recomputed_head() -> None:
+    head = trgl.heads.conv((3, 8, 8), CLASSES)
+    x = torch.randn(4, 3, 8, 8, requires_grad=True)
+    total = recomputed(head, x).sum()
+    (first,) = torch.autograd.grad(total, x, retain_graph=True)
+    (second,) = torch.autograd.grad(total, x)
+    assert torch.equal(first, second)

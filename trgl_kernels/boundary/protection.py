@@ -1,7 +1,9 @@
 """Which tensors a boundary never touches, and which ones Python holds."""
 
 import gc
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
@@ -38,7 +40,10 @@ def of_process() -> Iterator[Tensor]:
 
 
 def parameters_of_process() -> Iterator[Tensor]:
-    """All parameters and leaves that require a gradient, whoever holds them. Milliseconds."""
+    """Parameters, leaves that require a gradient, and gradients, whoever holds them.
+
+    Milliseconds.
+    """
     # subclasses may refuse to be asked: parameters of lazy modules do
     with torch._C.DisableTorchFunctionSubclass():
         owned = [
@@ -46,6 +51,7 @@ def parameters_of_process() -> Iterator[Tensor]:
             for tensor in python_tensors()
             if isinstance(tensor, nn.Parameter) or (tensor.requires_grad and tensor.is_leaf)
         ]
+        owned += [leaf.grad for leaf in owned if leaf.grad is not None]
     yield from owned
 
 
@@ -85,17 +91,23 @@ def _with_gradient(parameter: Tensor) -> Iterator[Tensor]:
 def _tensors_in(value: Any, seen: set[int]) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
-    elif isinstance(value, Mapping | list | tuple | set | Optimizer):
+    elif isinstance(value, Mapping | list | tuple | set | deque) or _has_state(value):
         if id(value) in seen:
             return
         seen.add(id(value))
-        if isinstance(value, Optimizer):
+        if _has_state(value):
             value = vars(value)
         if isinstance(value, Mapping):
             for key in value:  # a state's keys are its parameters
                 yield from _tensors_in(key, seen)
         for item in value.values() if isinstance(value, Mapping) else value:
             yield from _tensors_in(item, seen)
+
+
+def _has_state(value: Any) -> bool:
+    """Whether it is an object that may hold tensors in its attributes, such as a projector."""
+    codes = type | ModuleType | FunctionType | BuiltinFunctionType | MethodType
+    return hasattr(value, "__dict__") and not isinstance(value, codes | Tensor | Mapping)
 
 
 def forget_autocast_copies() -> None:

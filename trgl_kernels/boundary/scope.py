@@ -140,6 +140,7 @@ class ModuleBoundary:
                 f"Boundaries close innermost first and in the thread that opened them, but that of "
                 f"{self.name!r} is not the innermost of this thread. Use with statements."
             )
+        self.held = ()
         try:
             if self._scope is not None:
                 self._close(self._scope, error is not None)
@@ -244,13 +245,13 @@ class ModuleBoundary:
 
     def _close(self, scope: Any, failed: bool) -> None:
         counted = Bytes._make(scope.close(self._crossed + self._kept))
-        self.held, forced = (), 0
+        forced = 0
         # first less what every step leaves behind, then less all that it may leave
         if self._finding or (self.find != "never" and (counted.disagree or failed)):
             forget_autocast_copies()
             protected = list(self._protected())
             disagree = Bytes._make(scope.bytes(protected)).disagree
-            if disagree and not self._warned and not failed:
+            if disagree and not self._warned and not failed and self._schedule.hears():
                 gc.collect()  # what only a cycle holds is worth no warning
                 disagree = Bytes._make(scope.bytes(protected)).disagree
             if self._finding or failed or (disagree and self._schedule.hears()):

@@ -1,5 +1,7 @@
 """What is meant to live goes unharmed, also where it was made inside."""
 
+from collections import deque
+
 import pytest
 import torch
 from boundaries import Layers, batch, momentum, needs_extension
@@ -176,3 +178,29 @@ def test_what_others_make_meanwhile_is_theirs():
     thread.join()
     assert boundary.held == ()
     assert made[0].isfinite().all()
+
+
+def test_gradients_of_parameters_that_the_boundary_was_not_given():
+    stranger = torch.randn(64, 64, requires_grad=True)
+    boundary = ModuleBoundary("module 3", find="always")
+    with boundary:
+        (torch.randn(64, 64) * stranger).sum().backward()
+    assert boundary.held == ()
+    assert stranger.grad is not None
+    assert torch.isfinite(stranger.grad).all()
+
+
+def test_optimizer_state_in_a_deque_and_in_objects():
+    class Projector:
+        def __init__(self, like):
+            self.basis = torch.ones_like(like)
+
+    weight = nn.Parameter(torch.randn(64, 64))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    boundary = ModuleBoundary("module 3", optimizers=[optimizer], find="always")
+    with boundary:
+        weight.square().sum().backward()
+        optimizer.state[weight]["past"] = deque([weight.grad.clone()])
+        optimizer.state[weight]["projector"] = Projector(weight)
+    assert optimizer.state[weight]["past"][0].isfinite().all()
+    assert optimizer.state[weight]["projector"].basis.sum() == 64 * 64

@@ -4,6 +4,8 @@ import copy
 import io
 import mmap
 import pickle
+import subprocess
+import sys
 import threading
 from multiprocessing.reduction import ForkingPickler
 
@@ -255,3 +257,16 @@ def test_info_says_who_frees():
     boundary = trgl_kernels.info()["boundary"]
     assert boundary["release"] == (native() is not None)
     assert (boundary["why_not"] is None) == boundary["release"]
+
+
+@needs_extension
+def test_blocks_that_libraries_took_before_counting_began():
+    """oneDNN gives memory back through whichever allocator is there then."""
+    program = (
+        "import torch; from trgl_kernels.boundary import live_bytes\n"
+        "a = torch.randn(64, 64, 32, 32).to_mkldnn(); live_bytes()\n"
+        "b = torch.randn(64, 64, 32, 32).to_mkldnn(); del a, b; print(live_bytes())"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert int(run.stdout) == 0
