@@ -11,6 +11,7 @@ from torch import nn
 
 from trgl import models, recipes
 from trgl.build import build_model
+from trgl.data.sources import SIZES
 
 MODELS = "resnet110, a torchvision ResNet, ResNeXt or Wide ResNet (resnet50, resnext50_32x4d, ...)"
 
@@ -26,6 +27,7 @@ class Subject:
         options: for `split`, beside modules, shape, classes and balance.
         by_hand: blocks per module that the papers chose, by number of modules.
         modules: the number that a recipe says; empty for other models.
+        batch: in images; a recipe's own.
     """
 
     build: Callable[[], nn.Module]
@@ -34,15 +36,21 @@ class Subject:
     options: dict[str, Any] = field(default_factory=dict)
     by_hand: dict[int, tuple[int, ...]] = field(default_factory=dict)
     modules: tuple[int, ...] = ()
+    batch: int = 64
 
 
-def subject(name: str, shape: tuple[int, ...], classes: int, head: str | None = None) -> Subject:
+def subject(
+    name: str,
+    shape: tuple[int, ...] | None = None,
+    classes: int | None = None,
+    head: str | None = None,
+) -> Subject:
     """Finds a model by its name.
 
     Args:
         name: resnet110, a name in torchvision.models that gives a ResNet, or a recipe.
-        shape: (C, H, W) of one image.
-        classes: number of classes.
+        shape: (C, H, W) of one image; None is that of the recipe's data set, or (3, 32, 32).
+        classes: number of classes; None is that of the recipe's data set, or 10.
         head: of every module; None is the recipe's, or "conv".
 
     Raises:
@@ -50,6 +58,8 @@ def subject(name: str, shape: tuple[int, ...], classes: int, head: str | None = 
     """
     if name in recipes.NAMES:
         recipe = recipes.find(name)
+        size, number = SIZES[recipe.dataset]
+        image, count = shape or size, classes or number
         options: dict[str, Any] = {
             "head": head or recipe.head,
             "encoder": "stem" if recipe.network == "blocks" else None,
@@ -58,12 +68,14 @@ def subject(name: str, shape: tuple[int, ...], classes: int, head: str | None = 
             "energy": recipe.energy,
         }
         return Subject(
-            lambda: build_model(recipe, shape[0], classes),
-            shape,
-            classes,
+            lambda: build_model(recipe, image[0], count),
+            image,
+            count,
             options,
             modules=(recipe.modules,),
+            batch=recipe.batch_size,
         )
+    shape, classes = shape or (3, 32, 32), classes or 10
     options = {"head": head or "conv"}
     if name == "resnet110":
         return Subject(

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from trgl.cli import main
+from trgl.zoo import subject
 
 SMALL = ["memory", "resnet18", "--input-shape", "3x32x32", "--batch", "4", "--modules", "2"]
 
@@ -66,3 +67,10 @@ def test_wrong_input_is_told_in_one_paragraph(arguments, message, capsys) -> Non
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
+
+
+def test_a_recipe_brings_its_images_classes_and_batch() -> None:
+    chosen = subject("digits-20x1")
+    assert (chosen.shape, chosen.classes, chosen.batch) == ((1, 8, 8), 10, 128)
+    assert subject("digits-20x1", (1, 16, 16), 7).shape == (1, 16, 16)
+    assert subject("resnet18").shape == (3, 32, 32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,12 +52,16 @@ def add(commands: Any, arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--input-shape",
         type=_shape,
-        default=(3, 32, 32),
+        default=None,
         metavar="CxHxW",
-        help="of one image, in channels and pixels (default: 3x32x32)",
+        help="of one image, in channels and pixels (default: 3x32x32; a recipe's own)",
     )
     parser.add_argument(
-        "--batch", type=_whole, default=64, metavar="N", help="in images (default: 64)"
+        "--batch",
+        type=_whole,
+        default=None,
+        metavar="N",
+        help="in images (default: 64; a recipe's own)",
     )
     parser.add_argument(
         "--modules",
@@ -66,7 +71,11 @@ def add(commands: Any, arguments: Sequence[str]) -> None:
         help="numbers of modules (default: 2,4; a recipe's own)",
     )
     parser.add_argument(
-        "--classes", type=_whole, default=10, metavar="N", help="number of classes (default: 10)"
+        "--classes",
+        type=_whole,
+        default=None,
+        metavar="N",
+        help="number of classes (default: 10; a recipe's own)",
     )
     parser.add_argument(
         "--head",
@@ -114,15 +123,27 @@ def add(commands: Any, arguments: Sequence[str]) -> None:
     parser.set_defaults(run=run)
 
 
+def _check_writable(file: Path) -> None:
+    """Refuses a place where the table could not be left, before it is computed."""
+    folder = file.parent
+    if not folder.is_dir():
+        raise ValueError(f"--json: there is no directory {folder}; make it first.")
+    if file.is_dir() or str(file) == "-" or not os.access(folder, os.W_OK):
+        raise ValueError(
+            f"--json takes the name of a file in a directory that can be written to, but got "
+            f"{file}. Give another name, such as memory.json."
+        )
+
+
 def run(options: argparse.Namespace) -> int:
     """Print the table, row by row as it is found."""
     device = chosen_device(options)
     chosen = subject(options.model, options.input_shape, options.classes, options.head)
-    if options.json is not None and not options.json.parent.is_dir():
-        raise ValueError(f"--json: there is no directory {options.json.parent}; make it first.")
+    if options.json is not None:
+        _check_writable(options.json)
     plan = Plan(
         subject=chosen,
-        batch=options.batch,
+        batch=options.batch or chosen.batch,
         modules=options.modules or chosen.modules or (2, 4),
         methods=tuple(options.methods or METHODS),
         device=device,

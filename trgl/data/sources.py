@@ -17,6 +17,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 DATASETS = ("digits", "mnist", "fashion-mnist", "cifar10", "cifar100")
+# (C, H, W) of an image, and the number of classes
+SIZES = {
+    "digits": ((1, 8, 8), 10),
+    "mnist": ((1, 28, 28), 10),
+    "fashion-mnist": ((1, 28, 28), 10),
+    "cifar10": ((3, 32, 32), 10),
+    "cifar100": ((3, 32, 32), 100),
+}
 _IDX_FOLDER = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
 _CIFAR_FOLDER = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
 _DIGITS_TEST_SIZE = 797

@@ -91,7 +91,6 @@ def _check_own(tensors: tuple[Tensor, ...]) -> None:
     boundary = opened.innermost()
     if boundary is not None:
         boundary.check_own(tensors)
-        return
     memory = native()
     # a storage with a single holder is no parameter's; the search takes milliseconds
     shared = [tensor for tensor in tensors if memory.holders(tensor) > 1]

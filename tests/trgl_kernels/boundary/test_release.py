@@ -270,3 +270,12 @@ def test_blocks_that_libraries_took_before_counting_began():
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert int(run.stdout) == 0
+
+
+@needs_extension
+def test_a_parameter_that_was_made_inside_a_boundary():
+    with trgl_kernels.ModuleBoundary("module 3"):
+        layer = nn.Linear(64, 64)
+        with pytest.raises(BoundaryError, match="shares the storage of a parameter"):
+            trgl_kernels.release(layer.weight.data)
+        assert layer.weight.isfinite().all()
