@@ -59,6 +59,8 @@ def subject(
     if name in recipes.NAMES:
         recipe = recipes.find(name)
         size, number = SIZES[recipe.dataset]
+        if recipe.image_size:
+            size = (size[0], recipe.image_size, recipe.image_size)
         image, count = shape or size, classes or number
         options: dict[str, Any] = {
             "head": head or recipe.head,

@@ -16,7 +16,16 @@ from trgl.data.sampling import hold_out
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-DATASETS = ("digits", "mnist", "fashion-mnist", "cifar10", "cifar100")
+DATASETS = (
+    "digits",
+    "mnist",
+    "fashion-mnist",
+    "cifar10",
+    "cifar100",
+    "stl10",
+    "tiny-imagenet",
+    "image-folder",
+)
 # (C, H, W) of an image, and the number of classes
 SIZES = {
     "digits": ((1, 8, 8), 10),
@@ -24,6 +33,8 @@ SIZES = {
     "fashion-mnist": ((1, 28, 28), 10),
     "cifar10": ((3, 32, 32), 10),
     "cifar100": ((3, 32, 32), 100),
+    "stl10": ((3, 96, 96), 10),
+    "tiny-imagenet": ((3, 64, 64), 200),
 }
 _IDX_FOLDER = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
 _CIFAR_FOLDER = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
@@ -80,6 +91,8 @@ def load(
         raise ValueError(
             f"{directory} must be a directory that holds {name}, or a file that ends in .npz."
         )
+    if name not in _IDX_FOLDER | _CIFAR_FOLDER:
+        raise ValueError(f"the data set {name} cannot be read yet.")
     reader: Callable[[str, Path], ImageData | None]
     reader = _idx if name in _IDX_FOLDER else _cifar
     found = reader(name, directory)

@@ -40,6 +40,12 @@ class Recipe:
     validation_size: int = option(
         "of those, images held out for validation", default=0, unit="images", least=0
     )
+    image_size: int = option(
+        "side that images are resized and cropped to; 0 = as they are stored",
+        default=0,
+        unit="pixels",
+        least=0,
+    )
     crop_padding: int = option(
         "random crop after padding each side by this much", default=0, unit="pixels", least=0
     )
@@ -51,6 +57,13 @@ class Recipe:
     )
     std: tuple[float, ...] = option(
         "standard deviation of each channel; nothing = that of the training images", default=()
+    )
+    workers: int = option(
+        "processes that read image files ahead of the training, which changes no result; "
+        "0 = the training reads them itself; images that are in memory need none",
+        default=4,
+        unit="processes",
+        least=0,
     )
 
     network: str = option("kind of network: equal blocks in a row, or a ResNet", choices=NETWORKS)
