@@ -5,6 +5,8 @@ from .body import Body
 from .encoder import FrozenEncoder
 from .metrics import EpochRecord, Evaluation, History, mean_interval, paired_interval
 from .network import GreedyModule, GreedyNetwork
+from .optimizers import without_decay
+from .schedulers import Schedule
 from .split import split
 from .trainer import DivergenceError, Trainer
 from .transport import Multipliers, Transport
@@ -19,6 +21,7 @@ __all__ = [
     "GreedyNetwork",
     "History",
     "Multipliers",
+    "Schedule",
     "Trainer",
     "Transport",
     "data",
@@ -30,4 +33,5 @@ __all__ = [
     "paired_interval",
     "recipes",
     "split",
+    "without_decay",
 ]

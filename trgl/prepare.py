@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -13,7 +13,10 @@ from torch import nn
 from trgl.build import build_network
 from trgl.data import Batches, ImageData, channel_statistics, hold_out, subset
 from trgl.network import GreedyNetwork
+from trgl.optimizers import without_decay
+from trgl.per_module import OptimizerBuilder
 from trgl.recipes import Recipe
+from trgl.schedulers import Schedule
 from trgl.trainer import Trainer
 from trgl.transport import Multipliers, Transport
 
@@ -117,24 +120,6 @@ def make_trainer(task: Task, network: GreedyNetwork) -> Trainer:
     """The trainer of a task for a network that ``build_network`` made."""
     recipe = task.recipe
     whole = task.method == "end-to-end"
-    rate = recipe.end_to_end_learning_rate if whole else recipe.learning_rate
-    optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
-    if recipe.optimizer == "sgd":
-        optimizer = functools.partial(
-            torch.optim.SGD,
-            lr=rate,
-            momentum=recipe.momentum,
-            weight_decay=recipe.weight_decay,
-        )
-    else:
-        optimizer = functools.partial(torch.optim.AdamW, lr=rate, weight_decay=recipe.weight_decay)
-    scheduler = None
-    if whole and recipe.end_to_end_milestones:
-        scheduler = functools.partial(
-            torch.optim.lr_scheduler.MultiStepLR,
-            milestones=list(recipe.end_to_end_milestones),
-            gamma=0.2,
-        )
     epochs: int | Callable[[int], int] = recipe.epochs
     if recipe.epochs_step and not whole:
         epochs = [recipe.epochs, *recipe.epochs_of_modules()].__getitem__  # an encoder is module 0
@@ -144,8 +129,8 @@ def make_trainer(task: Task, network: GreedyNetwork) -> Trainer:
     return Trainer(
         network,
         regime="end-to-end" if whole else recipe.regime,
-        optimizer=optimizer,
-        scheduler=scheduler,
+        optimizer=make_optimizer(recipe, network, whole),
+        scheduler=make_schedule(recipe, whole),
         transport=make_transport(recipe) if task.method == "transport" else None,
         criterion=nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing),
         epochs=epochs,
@@ -156,6 +141,37 @@ def make_trainer(task: Task, network: GreedyNetwork) -> Trainer:
         offload=task.offload,
         evaluate_every=recipe.evaluate_every,
         seed=task.seed,
+    )
+
+
+def make_optimizer(recipe: Recipe, network: GreedyNetwork, whole: bool) -> OptimizerBuilder:
+    """The optimizer of a recipe, from a module's parameters.
+
+    Args:
+        recipe: the configuration.
+        network: in which norms and tables of positions are looked for.
+        whole: for end-to-end training.
+    """
+    keywords: dict[str, float] = {
+        "lr": recipe.end_to_end_learning_rate if whole else recipe.learning_rate,
+        "weight_decay": recipe.weight_decay,
+    }
+    kind: type[torch.optim.Optimizer] = torch.optim.AdamW
+    if recipe.optimizer == "sgd":
+        kind = torch.optim.SGD
+        keywords["momentum"] = recipe.momentum
+    build = functools.partial(kind, **keywords)  # type: ignore[arg-type]
+    return build if recipe.decay_norms else without_decay(build, network)
+
+
+def make_schedule(recipe: Recipe, whole: bool) -> Schedule:
+    """The learning rate of a recipe over the epochs of a module, or of end-to-end training."""
+    return Schedule(
+        shape=recipe.end_to_end_schedule if whole else recipe.schedule,
+        milestones=recipe.end_to_end_milestones if whole else recipe.milestones,
+        divisor=recipe.milestone_divisor,
+        warmup=recipe.warmup,
+        minimum=recipe.minimum_learning_rate,
     )
 
 

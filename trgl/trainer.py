@@ -49,8 +49,9 @@ class Trainer:
             shared head has one of its own, which is stepped once per module.
         transport: how the transport cost is weighed; None trains without penalty and computes no
             energy.
-        scheduler: a callable from an Optimizer to a scheduler, stepped after each epoch of its
-            module (a shared head's after each epoch). ReduceLROnPlateau is given the module's loss.
+        scheduler: a `Schedule` over each module's epochs; or a callable from an Optimizer to a
+            scheduler, stepped after each epoch of its module (a shared head's after each epoch of
+            any). ReduceLROnPlateau is given the module's loss.
         criterion: (logits, labels) -> 0-dim tensor, a mean over the batch; or one per module. None
             is cross-entropy.
         epochs: a number, a list with one per module, or a function of the module's number.
@@ -110,7 +111,8 @@ class Trainer:
         self.autocast = autocast
         modules = [(len(network), network.whole())] if regime == "end-to-end" else network.trained
         numbers = [number for number, _ in modules]
-        self.phases: list[Phase] = schedule(regime, epochs_of(epochs, numbers), laps)
+        epochs_by_number = epochs_of(epochs, numbers)
+        self.phases: list[Phase] = schedule(regime, epochs_by_number, laps)
 
         parameter = next(network.parameters(), None)
         here = torch.device("cpu") if parameter is None else parameter.device
@@ -145,6 +147,8 @@ class Trainer:
                 for step in self.steps
             },
             shared_optimizer,
+            epochs_by_number,
+            sum(max(phase.active) > 0 for phase in self.phases),
         )
 
     @property

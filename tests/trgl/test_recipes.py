@@ -102,6 +102,13 @@ def test_an_override_is_noted() -> None:
         ({"recompute_heads": 21}, "counts modules from the first on, received 21 with 20"),
         ({"end_to_end_milestones": (3, 2)}, "increasing"),
         ({"end_to_end_milestones": (0,)}, "from 1 on"),
+        ({"milestones": (2,)}, r"received \[2\] with schedule constant"),
+        ({"schedule": "milestones", "milestones": (4, 4)}, "increasing"),
+        ({"end_to_end_schedule": "cosine"}, "end_to_end_schedule cosine; set end_to_end_schedule"),
+        ({"milestone_divisor": 1.0}, "milestone_divisor must be above 1"),
+        ({"warmup": 200}, "received 200 of 200"),
+        ({"minimum_learning_rate": 0.001}, "belongs to the schedule cosine"),
+        ({"schedule": "cosine", "minimum_learning_rate": 0.5}, "received 0.5 with 0.003"),
     ],
 )
 def test_wrong_values(changes: dict[str, Any], message: str) -> None:

@@ -19,6 +19,7 @@ from trgl.prepare import Task, make_loaders, make_transport, prepare
 from trgl.recipes import Recipe
 from trgl.run import Progress, metric_rows, perform
 from trgl.rundir import RunDirectory, read_metrics
+from trgl.schedulers import Schedule
 from trgl.transport import Multipliers, Transport
 
 
@@ -208,6 +209,34 @@ def test_penalties_of_recipes() -> None:
     assert make_transport(small(weighting="multipliers", multiplier_every=7)) == Multipliers(
         every=7
     )
+
+
+def test_optimizers_and_schedules_of_recipes(digits: ImageData) -> None:
+    swin = small(
+        optimizer="adamw",
+        weight_decay=0.05,
+        decay_norms=False,
+        schedule="cosine",
+        warmup=1,
+        minimum_learning_rate=1e-4,
+        epochs=4,
+        end_to_end_schedule="milestones",
+        end_to_end_milestones=(2,),
+    )
+    for method, schedule in (
+        ("vanilla", Schedule(shape="cosine", warmup=1, minimum=1e-4)),
+        ("end-to-end", Schedule(shape="milestones", milestones=(2,), warmup=1, minimum=1e-4)),
+    ):
+        trainer = prepare(Task(swin, method, 0), digits).trainer
+        base = swin.learning_rate if method == "vanilla" else swin.end_to_end_learning_rate
+        for optimizer in {o for step in trainer.steps for o in step.optimizers}:
+            assert isinstance(optimizer, torch.optim.AdamW)
+            for group in optimizer.param_groups:
+                kinds = {p.dim() > 1 for p in group["params"]}
+                assert kinds == {group["weight_decay"] == 0.05}
+            assert optimizer.param_groups[0]["lr"] == schedule.rate(base, 0, 4)
+        (every,) = {s.schedule for each in trainer.schedulers.own.values() for s in each}
+        assert every == schedule
 
 
 def test_a_divergence_is_kept_on_disk(tmp_path: Path, digits: ImageData) -> None:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from trgl.data import DATASETS
+from trgl.recipes.checks import check_together
 from trgl.recipes.fields import check_field, option
+from trgl.schedulers import SHAPES
 
 METHODS = {
     "vanilla": "module-wise, without a penalty",
@@ -145,10 +147,42 @@ class Recipe:
     learning_rate: float = option("learning rate", above=0)
     momentum: float = option("momentum of SGD", default=0.9, least=0)
     weight_decay: float = option("weight decay", default=0.0, least=0)
+    decay_norms: bool = option(
+        "weight decay also on biases, norms and tables of positions", default=True
+    )
+    schedule: str = option(
+        "learning rate over the epochs of a module: the same, divided at milestones, or half a "
+        "cosine",
+        default="constant",
+        choices=SHAPES,
+    )
+    milestones: tuple[int, ...] = option(
+        "epochs of a module after which milestones divide its learning rate",
+        default=(),
+        unit="epochs",
+    )
+    milestone_divisor: float = option(
+        "what milestones divide a learning rate by, end to end too", default=5.0, above=1
+    )
+    warmup: int = option(
+        "first epochs of a module, in which its learning rate rises in a straight line; "
+        "end to end too",
+        default=0,
+        unit="epochs",
+        least=0,
+    )
+    minimum_learning_rate: float = option(
+        "where a cosine ends, end to end too", default=0.0, least=0
+    )
     label_smoothing: float = option("label smoothing", default=0.0, least=0)
     end_to_end_learning_rate: float = option("learning rate of end-to-end training", above=0)
+    end_to_end_schedule: str = option(
+        "learning rate over the epochs of end-to-end training",
+        default="milestones",
+        choices=SHAPES,
+    )
     end_to_end_milestones: tuple[int, ...] = option(
-        "epochs after which end-to-end training divides its learning rate by 5",
+        "epochs after which end-to-end training divides its learning rate",
         default=(),
         unit="epochs",
     )
@@ -192,64 +226,7 @@ class Recipe:
     def __post_init__(self) -> None:
         for field in options():
             check_field(self, field)
-        self._check_together()
-
-    def _check_together(self) -> None:
-        if self.label_smoothing >= 1:
-            raise ValueError(f"label_smoothing must be below 1, received {self.label_smoothing}.")
-        if bool(self.mean) != bool(self.std):
-            raise ValueError("mean and std belong together: give both or neither.")
-        if self.train_size and self.validation_size >= self.train_size:
-            raise ValueError(
-                f"validation_size must leave training images: {self.validation_size} of "
-                f"{self.train_size} were to be held out; lower it or raise train_size."
-            )
-        if self.regime == "multi-lap":
-            for epochs in self.epochs_of_modules():
-                if epochs % self.laps:
-                    raise ValueError(
-                        f"the epochs of each module must be a multiple of the laps, received "
-                        f"{epochs} epochs and {self.laps} laps; change epochs, epochs_step or laps."
-                    )
-        elif self.laps != 1:
-            raise ValueError(
-                f"laps belong to the regime multi-lap, received {self.laps} laps with the regime "
-                f"{self.regime}; set regime to multi-lap or laps to 1."
-            )
-        if self.regime == "parallel" and self.epochs_step:
-            raise ValueError(
-                "parallel modules train for the same epochs, received epochs_step "
-                f"{self.epochs_step}; set it to 0 or the regime to sequential."
-            )
-        if self.encoder_kernel % 2 == 0:
-            raise ValueError(
-                f"encoder_kernel must be odd, so that it has a middle, received "
-                f"{self.encoder_kernel}; take {self.encoder_kernel + 1}."
-            )
-        if self.network != "blocks" and (self.block != "post-activation" or self.freeze_encoder):
-            raise ValueError(
-                f"a {self.network} has post-activation blocks and its stem in module 1, received "
-                f"block {self.block} and freeze_encoder {self.freeze_encoder}; set block to "
-                "post-activation and freeze_encoder to false, or network to blocks."
-            )
-        if self.recompute_heads > self.modules:
-            raise ValueError(
-                f"recompute_heads counts modules from the first on, received "
-                f"{self.recompute_heads} with {self.modules} modules; set it to that for all."
-            )
-        if self.batch_size == 1 and self.head in ("conv", "mlp"):
-            raise ValueError(
-                f"the batch norm of the head {self.head} cannot train on one image, received "
-                "batch_size 1; set it to 2 or more, or head to linear or pool-linear."
-            )
-        steps = self.end_to_end_milestones
-        if any(not isinstance(epoch, int) or epoch < 1 for epoch in steps) or list(steps) != sorted(
-            set(steps)
-        ):
-            raise ValueError(
-                f"end_to_end_milestones are epochs from 1 on in increasing order, received "
-                f"{list(steps)}; sort them and drop repetitions."
-            )
+        check_together(self)
 
     def epochs_of_modules(self) -> list[int]:
         """Epochs of each module, first to last; the k-th (k from 1) gets epochs + k·epochs_step."""
