@@ -117,21 +117,25 @@ class History:
         )
         return module, self.final.accuracy_of(module)
 
-    def optimistic_maximum(self) -> float:
+    def optimistic_maximum(self, last: bool = False) -> float:
         """Maximum over epochs and modules of the test accuracy.
 
         It is chosen on the test set itself, and therefore too high: what the papers' scripts
         printed, kept to be compared with them.
 
+        Args:
+            last: over epochs only, of the last module.
+
         Raises:
             ValueError: the run had no test set.
         """
         tests = [self.final, *(record.test for record in self.records if record.test is not None)]
+        deepest = max(self.final.modules)
         return max(
             accuracy
             for test in tests
             for module, accuracy in zip(test.modules, test.accuracy, strict=True)
-            if module > 0
+            if module == deepest or (module > 0 and not last)
         )
 
     def as_dict(self) -> dict[str, Any]:

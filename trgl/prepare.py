@@ -121,7 +121,9 @@ def make_trainer(task: Task, network: GreedyNetwork) -> Trainer:
     recipe = task.recipe
     whole = task.method == "end-to-end"
     epochs: int | Callable[[int], int] = recipe.epochs
-    if recipe.epochs_step and not whole:
+    if whole and recipe.end_to_end_epochs:
+        epochs = recipe.end_to_end_epochs
+    elif recipe.epochs_step and not whole:
         epochs = [recipe.epochs, *recipe.epochs_of_modules()].__getitem__  # an encoder is module 0
 
     # end to end nothing is frozen but an encoder: a comparison has nothing to keep there

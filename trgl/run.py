@@ -130,6 +130,7 @@ def results(history: History, whole: bool) -> dict[str, Any]:
             "last_module_last_epoch": final.accuracy[-1],
             "best_module_by_validation": best,
             "optimistic_maximum_over_epochs_and_modules": history.optimistic_maximum(),
+            "optimistic_maximum_over_epochs_of_last_module": history.optimistic_maximum(last=True),
             "last_module_validation": validation.accuracy[-1] if validation else None,
             "by_depth": depths,
         },

@@ -94,6 +94,8 @@ def test_the_figures_of_a_run_are_what_their_names_say():
     assert run.last_module() == 0.75
     assert run.best_module() == (3, 0.75)  # not module 2, which only the test set prefers
     assert run.optimistic_maximum() == 0.9
+    last = [record.test.accuracy[-1] for record in run.records if record.test is not None]
+    assert run.optimistic_maximum(last=True) == max(last) < 0.9
     assert run.final.accuracy_of(2) == 0.8
 
 

@@ -64,6 +64,9 @@ def test_a_run_writes_what_it_did_and_measured(tmp_path: Path, digits: ImageData
     assert last[best["module"] - 1]["validation_accuracy"] == max(
         row["validation_accuracy"] for row in last
     )
+    assert summary["accuracy"]["optimistic_maximum_over_epochs_of_last_module"] == max(
+        row["test_accuracy"] for row in rows if row["module"] == 3 and row["test_accuracy"]
+    )
     assert summary["accuracy"]["optimistic_maximum_over_epochs_and_modules"] == max(
         row["test_accuracy"] for row in rows if row["test_accuracy"] is not None
     )
@@ -237,6 +240,17 @@ def test_optimizers_and_schedules_of_recipes(digits: ImageData) -> None:
             assert optimizer.param_groups[0]["lr"] == schedule.rate(base, 0, 4)
         (every,) = {s.schedule for each in trainer.schedulers.own.values() for s in each}
         assert every == schedule
+
+
+def test_end_to_end_training_may_have_epochs_of_its_own(tmp_path: Path, digits: ImageData) -> None:
+    recipe = small(epochs=1, end_to_end_epochs=2, end_to_end_milestones=())
+    epochs = {method: prepare(Task(recipe, method, 0), digits) for method in recipes.METHODS}
+    assert {m: p.trainer.epochs_total for m, p in epochs.items()} == {
+        "vanilla": 1,
+        "transport": 1,
+        "end-to-end": 2,
+    }
+    assert prepare(Task(small(), "end-to-end", 0), digits).trainer.epochs_total == 4
 
 
 def test_a_divergence_is_kept_on_disk(tmp_path: Path, digits: ImageData) -> None:

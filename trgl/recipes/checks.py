@@ -81,7 +81,8 @@ def _check_schedules(recipe: Recipe) -> None:
                 f"{name} belong to the schedule milestones, received {steps} with {field} "
                 f"{shape}; set {field} to milestones, or leave {name} empty."
             )
-    shortest = min(recipe.epochs, *recipe.epochs_of_modules())
+    whole = recipe.end_to_end_epochs or recipe.epochs
+    shortest = min(recipe.epochs, whole, *recipe.epochs_of_modules())
     if recipe.warmup >= shortest:
         raise ValueError(
             f"warmup must leave epochs to every module, received {recipe.warmup} of {shortest}; "

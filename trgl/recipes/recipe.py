@@ -176,6 +176,12 @@ class Recipe:
     )
     label_smoothing: float = option("label smoothing", default=0.0, least=0)
     end_to_end_learning_rate: float = option("learning rate of end-to-end training", above=0)
+    end_to_end_epochs: int = option(
+        "epochs of end-to-end training; 0 = the option epochs",
+        default=0,
+        unit="epochs",
+        least=0,
+    )
     end_to_end_schedule: str = option(
         "learning rate over the epochs of end-to-end training",
         default="milestones",
