@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
-from trgl import models
+from trgl import heads, models
 from trgl.data import ImageData
 from trgl.data.sampling import HEADS, generator
+from trgl.heads import Head
 from trgl.network import GreedyNetwork
 from trgl.recipes import Recipe
 from trgl.split import split
@@ -22,39 +26,40 @@ def build_network(recipe: Recipe, images: ImageData, seed: int) -> GreedyNetwork
         seed: of every weight.
 
     Returns:
-        The network on the CPU. A frozen encoder still has to be calibrated.
+        The network on the CPU. A frozen encoder still has to be calibrated or pretrained.
 
     Raises:
         ValueError: a recipe whose network cannot take the images, or be split as it says.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        blocks = recipe.network == "blocks"
         network = split(
-            build_model(recipe, images.input_shape[0], images.num_classes),
+            build_model(recipe, images.input_shape, images.num_classes),
             modules=recipe.modules,
             input_shape=images.input_shape,
             num_classes=images.num_classes,
-            head=recipe.head,
-            balance="depth",
+            head=heads_of(recipe),
+            balance=balance_of(recipe),
             energy=recipe.energy,
-            encoder="stem" if blocks else None,
-            freeze_encoder=recipe.freeze_encoder,
+            encoder=None if recipe.encoder == "stem" else "stem",
+            freeze_encoder=recipe.frozen_encoder,
             shared_head=recipe.shared_head,
             recompute_heads=recipe.recompute_heads,
             seed=generator(seed, HEADS).initial_seed(),  # the body's first draws are another's
         )
-        if recipe.init_gain:
+        if recipe.init == "orthogonal":
             models.orthogonal_(network, gain=recipe.init_gain, seed=seed)
+        elif recipe.init == "truncated-normal":
+            models.truncated_normal_(network, std=recipe.init_std, seed=seed)
     return network
 
 
-def build_model(recipe: Recipe, channels: int, classes: int) -> nn.Module:
+def build_model(recipe: Recipe, shape: tuple[int, ...], classes: int) -> nn.Module:
     """The model of a recipe before it is split.
 
     Args:
         recipe: the configuration.
-        channels: of the images.
+        shape: (C, H, W) of one image.
         classes: of the model's own classifier, where it has one.
 
     Raises:
@@ -64,18 +69,50 @@ def build_model(recipe: Recipe, channels: int, classes: int) -> nn.Module:
         return models.chain(
             blocks=recipe.modules * recipe.blocks,
             filters=recipe.filters,
-            in_channels=channels,
+            in_channels=shape[0],
             kernel_size=recipe.encoder_kernel,
             stride=recipe.encoder_stride,
+            encoder_layers=recipe.encoder_layers,
             block=recipe.block,
         )
-    from torchvision import models as zoo  # slow to import: only when it is asked for
+    if recipe.network == "wide":
+        return models.wide_resnet(
+            blocks=recipe.modules * recipe.blocks,
+            filters=recipe.filters,
+            in_channels=shape[0],
+            kernel_size=recipe.encoder_kernel,
+            stride=recipe.encoder_stride,
+            encoder_layers=recipe.encoder_layers,
+        )
+    return models.build(
+        recipe.network,
+        shape,
+        classes,
+        stem=recipe.stem,
+        patch=recipe.patch,
+        window=recipe.window,
+        drop_path=recipe.drop_path,
+    )
 
-    model: nn.Module = getattr(zoo, recipe.network)(num_classes=classes)
-    if recipe.stem == "cifar":
-        model.conv1 = nn.Conv2d(channels, 64, 3, stride=1, padding=1, bias=False)
-    elif channels != 3:
-        model.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
-    if recipe.stem != "imagenet":
-        model.maxpool = nn.Identity()
-    return model
+
+def balance_of(recipe: Recipe) -> str | Sequence[int]:
+    """The balance of a recipe as `split` takes it.
+
+    Raises:
+        ValueError: the papers have no such split.
+    """
+    balance = recipe.counts()
+    if balance not in ("papers", "papers-balanced"):
+        return balance
+    if recipe.network in ("blocks", "wide") and balance == "papers":
+        return (recipe.blocks,) * recipe.modules
+    return models.blocks_of(recipe.network, recipe.modules, balance == "papers-balanced")
+
+
+def heads_of(recipe: Recipe) -> Head | list[Head]:
+    """The heads of a recipe as `split` takes them: one for all, or a list of one for each."""
+    windows = recipe.head_windows
+    if not windows:
+        return recipe.head
+    built: list[Head] = [functools.partial(heads.conv, window=window) for window in windows]
+    return built[0] if len(built) == 1 else built

@@ -59,12 +59,7 @@ def conv(shape: Shape, num_classes: int, *, window: int | None = None) -> nn.Mod
 
     Source: TRGL (Karkar et al., NeurIPS 2023), section 4.1, after Belilovsky et al., 2019.
     """
-    if len(shape) != 3:
-        raise ValueError(
-            f"Head 'conv' needs feature maps (C, H, W), but the features are {shape}. "
-            f"Use head='linear', 'mlp' or 'pool-linear'."
-        )
-    channels, height, width = shape
+    channels, height, width = _maps(shape, "conv")
     if window is not None and not 1 <= window <= min(height, width):
         raise ValueError(
             f"Head 'conv' pools over windows of 1 to {min(height, width)} pixels on features "
@@ -140,11 +135,50 @@ def pool_linear(shape: Shape, num_classes: int, *, channels_last: bool | None = 
     return PoolLinear(shape[-1] if last else shape[0], num_classes, -1 if last else 1)
 
 
+def mlp_sr(shape: Shape, num_classes: int) -> nn.Module:
+    """Spatial reduction, three 1×1 convolutions, and an MLP of three layers: the MLP-SR head.
+
+    Average pooling to a quarter of each side, three times (1×1 convolution of C channels, BN,
+    ReLU), average pooling to 2×2, flatten, twice (linear of the same width, BN, ReLU), linear.
+
+    Args:
+        shape: (C, H, W). Sides are rounded up; one of less than 5 pixels is pooled to 1.
+        num_classes: width of the logits.
+
+    Raises:
+        ValueError: the features are not maps.
+
+    Source: Belilovsky et al., "Decoupled greedy learning of CNNs", ICML 2020, section 5.2.
+    """
+    channels, height, width = _maps(shape, "mlp-sr")
+    quarter = (-(-height // 4), -(-width // 4))
+    cells = (min(2, quarter[0]), min(2, quarter[1]))
+    layers: list[nn.Module] = [nn.AdaptiveAvgPool2d(quarter)]
+    for _ in range(3):
+        layers += [nn.Conv2d(channels, channels, 1, bias=False), nn.BatchNorm2d(channels)]
+        layers.append(nn.ReLU())
+    layers += [nn.AdaptiveAvgPool2d(cells), nn.Flatten()]
+    features = channels * cells[0] * cells[1]
+    for _ in range(2):
+        layers += [nn.Linear(features, features), nn.BatchNorm1d(features), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(features, num_classes))
+
+
+def _maps(shape: Shape, name: str) -> Shape:
+    if len(shape) != 3:
+        raise ValueError(
+            f"Head {name!r} needs feature maps (C, H, W), but the features are {shape}. "
+            f"Use head='linear', 'mlp' or 'pool-linear'."
+        )
+    return shape
+
+
 HEADS: dict[str, HeadBuilder] = {
     "conv": conv,
     "linear": linear,
     "mlp": mlp,
     "pool-linear": pool_linear,
+    "mlp-sr": mlp_sr,
 }
 
 
@@ -155,13 +189,13 @@ def channels_last(head: Head | Sequence[Head]) -> Any:
         head: for all modules, or a list.
 
     Raises:
-        ValueError: "conv", which has no such form.
+        ValueError: "conv" or "mlp-sr", which have no such form.
     """
     if isinstance(head, Sequence) and not isinstance(head, str):
         return [channels_last(one) for one in head]
-    if head == "conv":
+    if head in ("conv", "mlp-sr"):
         raise ValueError(
-            "Head 'conv' needs feature maps (C, H, W), but those of a Swin are (H, W, C). Use "
+            f"Head {head!r} needs feature maps (C, H, W), but those of a Swin are (H, W, C). Use "
             "head='pool-linear'."
         )
     return functools.partial(pool_linear, channels_last=True) if head == "pool-linear" else head

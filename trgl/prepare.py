@@ -127,7 +127,7 @@ def make_trainer(task: Task, network: GreedyNetwork) -> Trainer:
         epochs = [recipe.epochs, *recipe.epochs_of_modules()].__getitem__  # an encoder is module 0
 
     # end to end nothing is frozen but an encoder: a comparison has nothing to keep there
-    keeps = not whole or recipe.freeze_encoder
+    keeps = not whole or recipe.frozen_encoder
     return Trainer(
         network,
         regime="end-to-end" if whole else recipe.regime,
@@ -212,7 +212,9 @@ def prepare(task: Task, images: ImageData) -> Prepared:
         loaders = make_loaders(task.recipe, images, task.seed, task.device)
         network = build_network(task.recipe, images, task.seed).to(task.device)
         trainer = make_trainer(task, network)
-        if task.recipe.freeze_encoder:
+        if task.recipe.encoder == "pretrained":
+            raise ValueError("an encoder cannot be pretrained yet; set encoder to random.")
+        if task.recipe.frozen_encoder:
             network.calibrate(loaders.plain)
         trainer.check_cache(loaders.train)
     return Prepared(task, images, loaders, network, trainer)

@@ -64,13 +64,13 @@ def subject(
         image, count = shape or size, classes or number
         options: dict[str, Any] = {
             "head": head or recipe.head,
-            "encoder": "stem" if recipe.network == "blocks" else None,
-            "freeze_encoder": recipe.freeze_encoder,
+            "encoder": None if recipe.encoder == "stem" else "stem",
+            "freeze_encoder": recipe.frozen_encoder,
             "shared_head": recipe.shared_head,
             "energy": recipe.energy,
         }
         return Subject(
-            lambda: build_model(recipe, image[0], count),
+            lambda: build_model(recipe, image, count),
             image,
             count,
             options,

@@ -149,7 +149,7 @@ def test_train_and_compare_give_the_same_figures(tmp_path: Path) -> None:
 
 def test_a_comparison_with_a_cache_gives_the_same_figures(tmp_path: Path) -> None:
     words = ["compare", "digits-20x1", *TINY, "--regime", "sequential", "--crop-padding", "0"]
-    words += ["--seeds", "0", "--no-freeze-encoder", "--chunk", "16", "--quiet", "--jobs", "1"]
+    words += ["--seeds", "0", "--encoder", "trained", "--chunk", "16", "--quiet", "--jobs", "1"]
     (tmp_path / "kept").mkdir()
     assert trgl(*words, "--out", tmp_path / "a", "--cache", tmp_path / "kept", "--offload") == 0
     assert trgl(*words, "--out", tmp_path / "b") == 0

@@ -177,14 +177,14 @@ def test_other_regimes(
         {"head": "mlp", "shared_head": False},
         {"head": "conv", "recompute_heads": 1},
         {"head": "pool-linear"},
-        {"freeze_encoder": False},
+        {"encoder": "trained"},
         {"energy": "module"},
         {"energy": "displacement"},
         {"optimizer": "adamw"},
         {"weighting": "doubled"},
         {"weighting": "multipliers"},
-        {"network": "resnet18", "block": "post-activation", "freeze_encoder": False, "modules": 2},
-        {"init_gain": 0.0, "label_smoothing": 0.1, "flip": True, "blocks": 2},
+        {"network": "resnet18", "encoder": "stem", "modules": 2},
+        {"init": "own", "label_smoothing": 0.1, "flip": True, "blocks": 2},
     ],
     ids=lambda changes: " ".join(f"{key}={value}" for key, value in changes.items()),
 )
@@ -198,7 +198,7 @@ def test_every_kind_of_recipe_trains(
 
 
 def test_encoder_and_heads_start_from_draws_of_their_own(digits: ImageData) -> None:
-    recipe = small(init_gain=0.0, filters=10, encoder_kernel=1, blocks=1)
+    recipe = small(init="own", filters=10, encoder_kernel=1, blocks=1)
     network = build_network(recipe, digits, 0)
     first = next(iter(network.encoder.parameters())).detach().flatten()  # [10]
     head = network[0].head[1].weight.detach().flatten()
@@ -286,7 +286,7 @@ def test_an_interrupted_run_keeps_what_it_measured(tmp_path: Path, digits: Image
         ({"train_size": 5}, "--train-size 5.*each class"),
         ({"train_size": 1001}, "--train-size 1001.*1000 there"),
         ({"train_size": 30, "validation_size": 25}, "both sides"),
-        ({"network": "resnet18", "block": "post-activation", "freeze_encoder": False,
+        ({"network": "resnet18", "encoder": "stem",
           "modules": 9, "shared_head": False}, "8 blocks"),
         ({"mean": (0.5, 0.5), "std": (0.5, 0.5)}, "each of the 1 channels"),
     ],

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from trgl.cli.options import chosen_device
+from trgl.heads import HEADS
 from trgl.memory_table import METHODS, Plan, Row, rows
 from trgl.rundir import to_json, write_atomically
 from trgl.zoo import MODELS, subject
@@ -79,9 +80,9 @@ def add(commands: Any, arguments: Sequence[str]) -> None:
     )
     parser.add_argument(
         "--head",
-        choices=("conv", "linear", "mlp", "pool-linear"),
+        choices=tuple(HEADS),
         default=None,
-        metavar="conv|linear|mlp|pool-linear",
+        metavar="|".join(HEADS),
         help="classifier of every module (default: conv; a recipe's own)",
     )
     parser.add_argument(

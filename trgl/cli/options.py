@@ -16,6 +16,7 @@ from trgl.recipes import Recipe
 from trgl.recipes.recipe import options as recipe_options
 
 _LARGEST_SEED = 2**63 - 1
+_METAVARS = {"int": "N", "str": "NAME"}
 _GROUPS = {
     "dataset": "data",
     "network": "network",
@@ -69,7 +70,7 @@ def _add_field(group: Any, field: dataclasses.Field[Any], recipe: Recipe | None)
     if metadata["choices"]:
         keywords |= {"choices": metadata["choices"], "metavar": "|".join(metadata["choices"])}
     else:
-        keywords |= {"type": _reader(kind), "metavar": "N" if kind.startswith("int") else "X"}
+        keywords |= {"type": _reader(kind), "metavar": _METAVARS.get(kind, "X")}
         if kind.startswith("tuple"):
             keywords["metavar"] = "N,N,..." if "int" in kind else "X,X,..."
     group.add_argument(flag, **keywords)
@@ -85,6 +86,8 @@ def show(value: Any) -> str:
 
 
 def _reader(kind: str) -> Callable[[str], Any]:
+    if kind == "str":
+        return str
     item = int if "int" in kind else float
     words = "a whole number" if item is int else "a number"
 

@@ -7,13 +7,9 @@ from torch import Tensor, nn
 
 from trgl_kernels import RegularizedBasicBlock
 
-# blocks per module in the papers, by K; split(..., balance=RESNET110_BLOCKS[4])
-RESNET110_BLOCKS: dict[int, tuple[int, ...]] = {
-    2: (27, 27),
-    4: (14, 14, 13, 13),
-    8: (7, 7, 7, 7, 8, 6, 6, 6),
-    16: (4,) * 6 + (3,) * 10,
-}
+from .papers import BLOCKS
+
+RESNET110_BLOCKS = BLOCKS["resnet110"]  # split(..., balance=RESNET110_BLOCKS[4])
 
 
 class PadShortcut(nn.Module):

@@ -40,23 +40,8 @@ def check_together(recipe: Recipe) -> None:
             "parallel modules train for the same epochs, received epochs_step "
             f"{recipe.epochs_step}; set it to 0 or the regime to sequential."
         )
-    if recipe.encoder_kernel % 2 == 0:
-        raise ValueError(
-            f"encoder_kernel must be odd, so that it has a middle, received "
-            f"{recipe.encoder_kernel}; take {recipe.encoder_kernel + 1}."
-        )
-    if recipe.network != "blocks" and (recipe.block != "post-activation" or recipe.freeze_encoder):
-        raise ValueError(
-            f"a {recipe.network} has post-activation blocks and its stem in module 1, received "
-            f"block {recipe.block} and freeze_encoder {recipe.freeze_encoder}; set block to "
-            "post-activation and freeze_encoder to false, or network to blocks."
-        )
-    if recipe.recompute_heads > recipe.modules:
-        raise ValueError(
-            f"recompute_heads counts modules from the first on, received "
-            f"{recipe.recompute_heads} with {recipe.modules} modules; set it to that for all."
-        )
-    if recipe.batch_size == 1 and recipe.head in ("conv", "mlp"):
+    recipe.check_network()
+    if recipe.batch_size == 1 and recipe.head in ("conv", "mlp", "mlp-sr"):
         raise ValueError(
             f"the batch norm of the head {recipe.head} cannot train on one image, received "
             "batch_size 1; set it to 2 or more, or head to linear or pool-linear."

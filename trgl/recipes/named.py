@@ -34,9 +34,10 @@ def digits_20x1() -> Recipe:
         filters=32,
         encoder_kernel=3,
         encoder_stride=1,
-        freeze_encoder=True,
+        encoder="random",
         head="linear",
         shared_head=True,
+        init="orthogonal",
         init_gain=0.05,
         epochs=200,
         batch_size=128,
@@ -50,8 +51,8 @@ def digits_20x1() -> Recipe:
         sources=_from(
             {
                 "NeurIPS 2023, Table 13 (there on MNIST)": "network modules blocks filters block "
-                "freeze_encoder shared_head regime laps epochs_step batch_size optimizer momentum "
-                "weight_decay init_gain label_smoothing learning_rate reduction energy power "
+                "encoder shared_head regime laps epochs_step batch_size optimizer momentum "
+                "weight_decay init init_gain label_smoothing learning_rate reduction energy power "
                 "weighting",
                 "ours: Table 13's 0.1 diverges here, and so does 0.03": "end_to_end_learning_rate",
                 "ours: small enough for two cores": "dataset train_size epochs crop_padding "
@@ -85,9 +86,10 @@ def mnist_20x1() -> Recipe:
         filters=32,
         encoder_kernel=5,
         encoder_stride=2,
-        freeze_encoder=True,
+        encoder="random",
         head="linear",
         shared_head=True,
+        init="orthogonal",
         init_gain=0.05,
         epochs=300,
         batch_size=128,
@@ -102,8 +104,8 @@ def mnist_20x1() -> Recipe:
         sources=_from(
             {
                 "NeurIPS 2023, Table 13": "dataset train_size crop_padding network modules blocks "
-                "filters block freeze_encoder shared_head regime laps epochs epochs_step "
-                "batch_size optimizer momentum weight_decay init_gain label_smoothing "
+                "filters block encoder shared_head regime laps epochs epochs_step "
+                "batch_size optimizer momentum weight_decay init init_gain label_smoothing "
                 "learning_rate end_to_end_milestones reduction energy "
                 "power weighting",
                 "ours: Table 13's 0.1 diverges here, and so does 0.01": "end_to_end_learning_rate",
@@ -155,9 +157,10 @@ def cifar10_20x1() -> Recipe:
         filters=100,
         encoder_kernel=5,
         encoder_stride=2,
-        freeze_encoder=True,
+        encoder="random",
         head="mlp",
         shared_head=True,
+        init="orthogonal",
         init_gain=0.05,
         epochs=300,
         batch_size=128,
@@ -171,10 +174,10 @@ def cifar10_20x1() -> Recipe:
         sources=_from(
             {
                 "AAAI workshop 2022, Table 8": "dataset train_size crop_padding flip network "
-                "modules blocks filters block freeze_encoder shared_head regime laps epochs "
-                "epochs_step batch_size optimizer momentum weight_decay init_gain label_smoothing "
-                "learning_rate end_to_end_learning_rate end_to_end_milestones reduction energy "
-                "power weighting head",
+                "modules blocks filters block encoder shared_head regime laps epochs "
+                "epochs_step batch_size optimizer momentum weight_decay init init_gain "
+                "label_smoothing learning_rate end_to_end_learning_rate end_to_end_milestones "
+                "reduction energy power weighting head",
                 "ours: the last layer of Table 8's encoder, random instead of pretrained": (
                     "encoder_kernel encoder_stride"
                 ),
@@ -198,6 +201,7 @@ def cifar10_resnet18_k4() -> Recipe:
         modules=4,
         block="post-activation",
         head="conv",
+        init="orthogonal",
         init_gain=0.1,
         epochs=300,
         batch_size=256,
@@ -213,8 +217,8 @@ def cifar10_resnet18_k4() -> Recipe:
         sources=_from(
             {
                 "NeurIPS 2023, settings of Tables 1 to 3 (there ResNet-50 to 152)": "modules "
-                "block init_gain regime laps epochs epochs_step batch_size optimizer learning_rate "
-                "momentum weight_decay label_smoothing end_to_end_learning_rate "
+                "block init init_gain regime laps epochs epochs_step batch_size optimizer "
+                "learning_rate momentum weight_decay label_smoothing end_to_end_learning_rate "
                 "end_to_end_milestones reduction energy power crop_padding flip shared_head",
                 "NeurIPS 2023, Table 3 (there ResNet-110 on STL10)": "tau weighting",
                 "NeurIPS 2023, ResNets on CIFAR100": "stem",

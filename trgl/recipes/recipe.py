@@ -10,6 +10,7 @@ from typing import Any
 from trgl.data import DATASETS
 from trgl.recipes.checks import check_together
 from trgl.recipes.fields import check_field, option
+from trgl.recipes.network import NetworkFields
 from trgl.schedulers import SHAPES
 
 METHODS = {
@@ -17,11 +18,10 @@ METHODS = {
     "transport": "module-wise, with the transport penalty",
     "end-to-end": "one loss at the end, ordinary backpropagation",
 }
-NETWORKS = ("blocks", "resnet18", "resnet34", "resnet50")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(NetworkFields):
     """What a run does, apart from seed, method, device and the places of files.
 
     Every field is an option of ``trgl train`` and ``trgl compare``; its help text and range are in
@@ -66,56 +66,6 @@ class Recipe:
         default=4,
         unit="processes",
         least=0,
-    )
-
-    network: str = option("kind of network: equal blocks in a row, or a ResNet", choices=NETWORKS)
-    modules: int = option("modules K, each with a loss of its own", unit="modules", least=1)
-    blocks: int = option(
-        "residual blocks per module, for the network of equal blocks",
-        default=1,
-        unit="blocks",
-        least=1,
-    )
-    filters: int = option(
-        "width of the network of equal blocks", default=32, unit="channels", least=1
-    )
-    block: str = option(
-        "order inside a residual block",
-        default="pre-activation",
-        choices=("pre-activation", "post-activation"),
-    )
-    encoder_kernel: int = option(
-        "side of the encoder's convolution, which stands before the equal blocks",
-        default=3,
-        unit="pixels",
-        least=1,
-    )
-    encoder_stride: int = option("its stride", default=1, unit="pixels", least=1)
-    freeze_encoder: bool = option(
-        "keep the encoder at its random weights, its BN statistics taken once from the "
-        "training images; only for equal blocks",
-        default=False,
-    )
-    stem: str = option(
-        "first layers of a ResNet: 3x3 stride 1; 7x7 stride 2; 7x7 stride 2 and max-pooling",
-        default="cifar",
-        choices=("cifar", "tiny-imagenet", "imagenet"),
-    )
-    head: str = option(
-        "classifier of a module",
-        default="conv",
-        choices=("conv", "linear", "mlp", "pool-linear"),
-    )
-    shared_head: bool = option("one classifier for all modules", default=False)
-    recompute_heads: int = option(
-        "how many modules, from the first on, keep no activation of their classifier for backward "
-        "and run it again there, with the same result",
-        default=0,
-        unit="modules",
-        least=0,
-    )
-    init_gain: float = option(
-        "gain of the orthogonal initialization; 0 = PyTorch's own", default=0.0, least=0
     )
 
     regime: str = option(

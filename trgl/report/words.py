@@ -57,11 +57,19 @@ def describe(comparison: Comparison) -> str:
     return " ".join(parts)
 
 
+_ENCODERS = {
+    "stem": "encoder in module 1",
+    "trained": "trained encoder",
+    "random": "random frozen encoder",
+    "pretrained": "pretrained frozen encoder",
+}
+
+
 def network_text(recipe: Mapping[str, Any]) -> str:
     """The network that was trained, from the recipe's fields."""
     modules = _count(recipe["modules"], "module")
     if recipe["network"] == "blocks":
-        encoder = "random frozen encoder" if recipe["freeze_encoder"] else "trained encoder"
+        encoder = _ENCODERS[recipe["encoder"]]
         body = (
             f"{modules} of {_count(recipe['blocks'], recipe['block'] + ' block')} with "
             f"{_count(recipe['filters'], 'filter')}, {encoder}"
