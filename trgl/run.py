@@ -17,6 +17,7 @@ from trgl import rundir
 from trgl.metrics import EpochRecord, Evaluation, History
 from trgl.prepare import Prepared, threads
 from trgl.rundir import RunDirectory
+from trgl.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ def perform(
     facts |= {"state": "done"} | results(history, whole=task.method == "end-to-end")
     facts["seconds"] = time.monotonic() - clock
     facts["training_seconds"] = sum(record.seconds for record in history.records)
+    facts["memory"] = memory_rows(trainer)
     directory.write_json(rundir.SUMMARY, facts)
     return facts
 
@@ -108,6 +110,26 @@ def metric_rows(record: EpochRecord) -> list[dict[str, Any]]:
             row[f"{name}_loss"] = evaluation.loss[place] if evaluation and seen else None
             row[f"{name}_accuracy"] = evaluation.accuracy[place] if evaluation and seen else None
         rows.append(row)
+    return rows
+
+
+def memory_rows(trainer: Trainer) -> list[dict[str, Any]]:
+    """The peak of every module's steps, in bytes, as its boundary counted it.
+
+    A peak is None where nothing counts: without the compiled extension, and on CUDA where the
+    process had a higher one before.
+    """
+    rows = []
+    for step in trainer.steps:
+        counted = step.boundary.total
+        rows.append(
+            {
+                "module": step.number,
+                "parameters": sum(weight.numel() for weight in step.module.parameters()),
+                "steps": counted.steps,
+                "peak_bytes": counted.peak if counted.allocated else None,
+            }
+        )
     return rows
 
 

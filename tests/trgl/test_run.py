@@ -11,6 +11,7 @@ import pytest
 import torch
 from runs import few_digits, without_times
 
+import trgl_kernels
 from trgl import recipes, rundir
 from trgl.build import build_network
 from trgl.data import ImageData
@@ -84,6 +85,24 @@ def test_a_run_writes_what_it_did_and_measured(tmp_path: Path, digits: ImageData
     assert "engines" in config["engine"]
     assert [(step.epoch, step.epochs) for step in told] == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert told[-1].accuracy == summary["accuracy"]["last_module_validation"]
+
+
+def test_a_run_says_what_the_steps_of_each_module_held(tmp_path: Path, digits: ImageData) -> None:
+    recipe = small(epochs=1, modules=4)
+    parts = run_once(tmp_path / "parts", digits, recipe)["memory"]
+    (whole,) = run_once(tmp_path / "whole", digits, recipe, "end-to-end")["memory"]
+    assert [row["module"] for row in parts] == [1, 2, 3, 4]
+    assert whole["module"] == 4
+    assert all(row["steps"] == 1 for row in [*parts, whole])
+    head, convolutions, norms = 2570, 2 * 4 * recipe.filters**2 * 9, (4 * 4 - 2) * recipe.filters
+    assert whole["parameters"] == head + convolutions + norms  # the first block has no BN 1
+    if not trgl_kernels.info()["boundary"]["release"]:
+        assert all(row["peak_bytes"] is None for row in [*parts, whole])
+        return
+    map_bytes = 30 * recipe.filters * 8 * 8 * 4
+    for row in parts:
+        assert 2 * map_bytes < row["peak_bytes"] < 20 * map_bytes
+        assert row["peak_bytes"] < whole["peak_bytes"] / 2
 
 
 def test_pandas_reads_the_metrics(tmp_path: Path, digits: ImageData) -> None:
