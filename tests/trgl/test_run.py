@@ -272,6 +272,26 @@ def test_end_to_end_training_may_have_epochs_of_its_own(tmp_path: Path, digits: 
     assert prepare(Task(small(), "end-to-end", 0), digits).trainer.epochs_total == 4
 
 
+def test_training_features_of_recipes_reach_the_trainer(digits: ImageData) -> None:
+    recipe = small(
+        accumulate=3, clip_norm=0.5, autocast="float16", compile=True, channels_last=True
+    )
+    plain = prepare(Task(small(), "vanilla", 0), digits).trainer
+    for step in plain.steps:
+        assert (step.accumulate, step.clip_norm, step.scaler) == (1, None, None)
+        assert step.forward is step.module
+    for method in ("vanilla", "transport", "end-to-end"):
+        trainer = prepare(Task(recipe, method, 0), digits).trainer
+        assert trainer.autocast is torch.float16
+        assert trainer.channels_last
+        for step in trainer.steps:
+            assert (step.accumulate, step.clip_norm) == (3, 0.5)
+            assert step.scaler is not None
+            assert step.forward is not step.module
+    bfloat16 = prepare(Task(small(autocast="bfloat16"), "vanilla", 0), digits).trainer
+    assert bfloat16.autocast is torch.bfloat16
+
+
 def test_a_divergence_is_kept_on_disk(tmp_path: Path, digits: ImageData) -> None:
     recipe = small(learning_rate=1e30)
     with (

@@ -143,6 +143,25 @@ class Recipe(NetworkFields):
         unit="epochs",
     )
 
+    accumulate: int = option(
+        "batches per optimizer step, whose gradients are averaged",
+        default=1,
+        unit="batches",
+        least=1,
+    )
+    clip_norm: float = option(
+        "largest norm of a module's gradient; 0 = no bound", default=0.0, least=0
+    )
+    autocast: str = option(
+        "mixed precision; float16 has loss scaling for each module",
+        default="none",
+        choices=("none", "bfloat16", "float16"),
+    )
+    compile: bool = option("compile each module with torch.compile", default=False)
+    channels_last: bool = option(
+        "memory layout of images and feature maps with the channels last", default=False
+    )
+
     tau: float = option("strength 1/(2 tau) of the transport penalty: smaller is stronger", above=0)
     weighting: str = option(
         "tau for all modules, tau then twice tau in the second half of the modules, or the "
