@@ -12,9 +12,12 @@ from torch import nn
 
 from trgl.build import build_network
 from trgl.data import Batches, ImageData, channel_statistics, hold_out, subset
+from trgl.data.sampling import DECODER, generator
+from trgl.encoder import FrozenEncoder
 from trgl.network import GreedyNetwork
 from trgl.optimizers import without_decay
 from trgl.per_module import OptimizerBuilder
+from trgl.pretrain import pretrain
 from trgl.recipes import Recipe
 from trgl.schedulers import Schedule
 from trgl.trainer import Trainer
@@ -208,17 +211,28 @@ class Prepared:
 
 
 def prepare(task: Task, images: ImageData) -> Prepared:
-    """Draw the data, build the network and the trainer; nothing is written and nothing trained.
+    """Draw the data, build the network and the trainer; nothing is written.
+
+    A frozen encoder gets its statistics, and before that its weights where the recipe has it
+    pretrained; nothing else is trained.
 
     Raises:
-        ValueError: a recipe that does not fit the data, or a network that cannot be split so.
+        ValueError: a recipe that does not fit the data, a network that cannot be split so, or an
+            autoencoder that diverges.
     """
     with threads(task.threads):
         loaders = make_loaders(task.recipe, images, task.seed, task.device)
         network = build_network(task.recipe, images, task.seed).to(task.device)
         trainer = make_trainer(task, network)
         if task.recipe.encoder == "pretrained":
-            raise ValueError("an encoder cannot be pretrained yet; set encoder to random.")
+            assert isinstance(network.encoder, FrozenEncoder)
+            pretrain(
+                network.encoder,
+                loaders.train,
+                task.recipe.pretrain_epochs,
+                task.recipe.pretrain_learning_rate,
+                generator(task.seed, DECODER).initial_seed(),
+            )
         if task.recipe.frozen_encoder:
             network.calibrate(loaders.plain)
         trainer.check_cache(loaders.train)

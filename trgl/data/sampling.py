@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 # second words of the generators of one seed; batches have theirs in batches.py
-_SUBSET, HOLD_OUT, HEADS = 1, 3, 4
+_SUBSET, HOLD_OUT, HEADS, DECODER = 1, 3, 4, 5
 
 
 def generator(*words: int) -> torch.Generator:
