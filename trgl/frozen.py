@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from trgl_kernels import ModuleBoundary
+
 from .digests import fingerprints, generators, keys_of
 from .encoder import FrozenEncoder
 from .network import GreedyNetwork
@@ -62,6 +64,9 @@ class FrozenFront:
         self.chunk = chunk
         self.cache = cache
         self.bring = bring
+        self.passing = ModuleBoundary(
+            "encoder", [] if network.encoder is None else [network.encoder]
+        )
         self._samples = 0  # 0: nothing is remembered
         self._batch: int | None = None
         self._levels: dict[int, tuple[bytes, Rows]] = {}  # by how many units they come after
@@ -252,10 +257,14 @@ class FrozenFront:
         self,
         images: Tensor,  # [N, *]
     ) -> Tensor:  # [N, *]
+        with self.passing:
+            return self._pass(images)
+
+    def _pass(self, images: Tensor) -> Tensor:
         assert isinstance(self.network.encoder, FrozenEncoder)
         with self.steps[0].precision():
             features: Tensor = self.network.encoder(images)
-        return features
+        return self.passing.cross(features)
 
     def _sizes(self, active: Sequence[int]) -> list[int]:
         """Bytes per sample after each unit, from a pass over tensors without data."""

@@ -100,6 +100,7 @@ class LocalStep:
     Attributes:
         boundary: frees and counts what the step makes; set its `find`, `release` or `poison` for
             debugging.
+        passing: the same for the passes of epochs in which the module does not train.
 
     Raises:
         ValueError: clip_norm, accumulate or autocast out of its range.
@@ -143,6 +144,7 @@ class LocalStep:
         self.boundary = ModuleBoundary(
             f"module {number}", [module], self.optimizers, release=self.forward is module
         )
+        self.passing = ModuleBoundary(f"module {number}, which is frozen", [module])
         self._device_type = device.type
         self._autocast = autocast
         self._parameters = [p for o in self.optimizers for g in o.param_groups for p in g["params"]]
@@ -232,10 +234,17 @@ class LocalStep:
         self,
         x: Tensor,  # [N, *]
     ) -> Tensor:  # [N, *]
-        """Runs the body only, for a module that does not train in this epoch."""
+        """Runs the body only, for a module that does not train in this epoch.
+
+        Whatever else it made is gone when it returns.
+        """
+        with self.passing:
+            return self._pass(x)
+
+    def _pass(self, x: Tensor) -> Tensor:
         with self.precision():
             features: Tensor = self.module.body(x)
-        return features
+        return self.passing.cross(features)
 
     def precision(self) -> AbstractContextManager[object]:
         """Autocast, where it is asked for."""

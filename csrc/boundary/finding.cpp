@@ -103,8 +103,8 @@ void Finder::saw_output(const at::Tensor& t, const char* op) {
     if (tally == nullptr || !tally->is_or_is_inside(tally_)) {
       return;
     }
-  } else if (storage->device_type() != c10::DeviceType::CUDA) {
-    return;
+  } else if (storage->device_type() != c10::DeviceType::CUDA || !devices) {
+    return;  // without the inputs nobody knows whether it is new
   }
   const std::lock_guard<std::mutex> guard(mutex_);
   if (made_.find(storage) != made_.end() || others_.find(storage) != others_.end()) {
@@ -126,6 +126,13 @@ std::vector<std::pair<c10::intrusive_ptr<c10::StorageImpl>, Made>> Finder::held(
     }
   }
   return found;
+}
+
+c10::intrusive_ptr<c10::StorageImpl> Finder::held(const c10::StorageImpl* storage) {
+  const std::lock_guard<std::mutex> guard(mutex_);
+  const auto found = made_.find(storage);
+  return found == made_.end() ? c10::intrusive_ptr<c10::StorageImpl>()
+                              : found->second.storage.lock();
 }
 
 bool Finder::made(const c10::StorageImpl* storage) {

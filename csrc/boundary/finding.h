@@ -37,6 +37,8 @@ class Finder {
 
   // What was made inside and is still held: pointer and how it was made.
   std::vector<std::pair<c10::intrusive_ptr<c10::StorageImpl>, Made>> held();
+  // One of these; empty where it is gone, or was not made inside.
+  c10::intrusive_ptr<c10::StorageImpl> held(const c10::StorageImpl* storage);
   bool made(const c10::StorageImpl* storage);
 
   const bool devices;

@@ -119,8 +119,11 @@ std::vector<int64_t> Scope::made(const std::vector<at::Tensor>& tensors) const {
     if (storage == nullptr || storage->device_type() == c10::DeviceType::CPU) {
       const Tally* const tally = storage == nullptr ? nullptr : birth(*storage);
       answers.push_back(tally != nullptr && tally->is_or_is_inside(tally_));
+    } else if (storage->device_type() != c10::DeviceType::CUDA) {
+      answers.push_back(0);
     } else {
-      answers.push_back(finder_ == nullptr ? -1 : finder_->made(storage));
+      const bool known = finder_ != nullptr && finder_->devices;
+      answers.push_back(known ? finder_->made(storage) : -1);
     }
   }
   return answers;
@@ -130,6 +133,9 @@ std::vector<Scope::Held> Scope::held() {
   std::vector<Held> found;
   if (finder_ != nullptr) {
     for (const auto& [storage, made] : finder_->held()) {
+      if (address_of(*storage) == 0) {
+        continue;  // released before: by its user, or by a boundary inside this one
+      }
       found.emplace_back(
           key(storage.get()), static_cast<int64_t>(storage->nbytes()), made.shape, made.type,
           made.op, storage->device().str(), address_of(*storage));
@@ -139,14 +145,8 @@ std::vector<Scope::Held> Scope::held() {
 }
 
 c10::intrusive_ptr<c10::StorageImpl> Scope::find_held(int64_t wanted) {
-  if (finder_ != nullptr) {
-    for (const auto& [storage, made] : finder_->held()) {
-      if (key(storage.get()) == wanted) {
-        return storage;
-      }
-    }
-  }
-  return {};
+  return finder_ == nullptr ? c10::intrusive_ptr<c10::StorageImpl>()
+                            : finder_->held(reinterpret_cast<const c10::StorageImpl*>(wanted));
 }
 
 int64_t Scope::release_held(int64_t wanted, const std::string& message, bool poison) {

@@ -37,7 +37,7 @@ class Scope : public torch::CustomClassHolder {
   bool finds() const;
 
   // Of each tensor, whether its storage was made inside: 1 yes; 0 no; -1 not known, because it is
-  // on a device and no operator was watched.
+  // on a device whose operators were not watched.
   std::vector<int64_t> made(const std::vector<at::Tensor>& tensors) const;
 
   // What was made inside and is still held: storage, bytes, shape, type, operator, device,

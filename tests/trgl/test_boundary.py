@@ -1,5 +1,7 @@
 """The trainer frees what each module's step made, and learns the same."""
 
+import gc
+
 import pytest
 import torch
 from boundaries import needs_extension
@@ -144,6 +146,38 @@ def test_the_trainer_says_once_per_module_what_is_held():
     modules = [str(w.message).split(":")[0] for w in said if w.category is BoundaryWarning]
     assert modules == ["Boundary 'module 1'", "Boundary 'module 2'"]
     assert kept
+
+
+@pytest.mark.parametrize("chunk", [None, 16])
+def test_what_hooks_keep_of_frozen_modules_is_gone(chunk):
+    net = network(modules=3, encoder="stem", freeze_encoder=True)
+    kept = []
+    for owner in (net.encoder, net[0].body.units[0]):
+        owner.register_forward_hook(lambda _m, _i, output: kept.append(output * 2))
+    trainer = trainer_of(net, regime="sequential", chunk=chunk)
+    for step in trainer.steps:
+        step.passing.find = "always"
+    trainer.front.begin([3])
+    images, _ = DATA[0]
+    trainer.front(images)
+    gc.collect()  # of the tests before
+    before = live_bytes()
+    for _ in range(3):
+        x = trainer.front(images)
+        assert live_bytes() - before == MAP
+        for name, output in zip(("encoder", "module 1, which is frozen"), kept[-2:], strict=True):
+            with pytest.raises(RuntimeError, match=f"boundary '{name}'"):
+                output.sum()
+        del x
+
+
+def test_what_hooks_keep_in_an_evaluation_is_theirs():
+    net = network(modules=2)
+    kept = []
+    net[0].body.units[0].register_forward_hook(lambda _m, _i, output: kept.append(output))
+    trainer_of(net).evaluate(DATA)
+    assert all(features.isfinite().all() for features in kept)
+    assert len(kept) == len(DATA)
 
 
 def test_a_criterion_that_fails_leaves_nothing():

@@ -1,5 +1,6 @@
 """What a boundary reports: bytes, and what was held."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -40,6 +41,20 @@ class Bytes(NamedTuple):
             forced,
             crossed,
         )
+
+
+def add(sums: Fields, step: Fields) -> Fields:
+    """The fields of `Counters` of several steps."""
+    steps, allocated, highest, counted, forced, crossed = sums
+    peaks = [peak for peak in (highest, step[2]) if peak is not None]
+    return (
+        steps + step[0],
+        allocated + step[1],
+        max(peaks, default=None),
+        counted + step[3],
+        forced + step[4],
+        crossed + step[5],
+    )
 
 
 @dataclass(frozen=True)
@@ -92,3 +107,17 @@ class Held:
         origin = f" from {self.op}" if self.op else ""
         fate = "released" if self.released else f"not released: {self.refused or 'not asked for'}"
         return f"{list(self.shape)} {self.dtype}{origin}, {self.bytes} bytes ({fate})"
+
+
+def report(
+    name: str,
+    held: Sequence[Held],  # at least one
+) -> str:
+    """What the warning of a boundary says."""
+    count = "1 tensor" if len(held) == 1 else f"{len(held)} tensors"
+    largest = "; ".join(map(str, sorted(held, key=lambda one: -one.bytes)[:3]))
+    return (
+        f"Boundary {name!r}: something still held {count} of its step when it closed, the largest: "
+        f"{largest}. Drop them or detach them in the step, or say boundary.keep(tensor) if they "
+        f"are meant to live. Said once per boundary."
+    )

@@ -4,15 +4,36 @@ import gc
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.optim import Optimizer
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ..collect import open_collectors
-from .memory import native
+from .memory import BoundaryError, native
+
+Kind = TypeVar("Kind", nn.Module, Optimizer)
+
+
+def all_of(what: str, given: object, kind: type[Kind]) -> list[Kind]:
+    """The modules or optimizers that a boundary was given.
+
+    Raises:
+        BoundaryError: something else was given.
+    """
+    # a Sequential can be iterated, but its own hooks and buffers belong to it
+    if isinstance(given, Iterable) and not isinstance(given, nn.Module | Tensor | str):
+        found = list(given)
+        if all(isinstance(item, kind) for item in found):
+            return found
+        given = next(item for item in found if not isinstance(item, kind))
+    raise BoundaryError(
+        f"{what} must be a sequence of {kind.__module__}.{kind.__name__}; received "
+        f"{type(given).__name__}. Put a single one in brackets."
+    )
 
 
 def of_modules(modules: Iterable[nn.Module]) -> Iterator[Tensor]:
@@ -20,7 +41,8 @@ def of_modules(modules: Iterable[nn.Module]) -> Iterator[Tensor]:
     for module in modules:
         for parameter in module.parameters():
             yield from _with_gradient(parameter)
-        yield from module.buffers()
+        for buffer in module.buffers():
+            yield from parts(buffer)
 
 
 def of_optimizers(optimizers: Iterable[Optimizer]) -> Iterator[Tensor]:
@@ -52,6 +74,7 @@ def parameters_of_process() -> Iterator[Tensor]:
             if isinstance(tensor, nn.Parameter) or (tensor.requires_grad and tensor.is_leaf)
         ]
         owned += [leaf.grad for leaf in owned if leaf.grad is not None]
+        owned = [part for tensor in owned for part in parts(tensor)]
     yield from owned
 
 
@@ -66,12 +89,27 @@ def python_tensors() -> list[Tensor]:
     return [thing for thing in gc.get_objects() if type(thing) in classes]
 
 
+def parts(tensor: Tensor) -> list[Tensor]:
+    """The tensors that its memory is in: itself, those of a sparse one, those a subclass wraps."""
+    with torch._C.DisableTorchFunctionSubclass():
+        if is_traceable_wrapper_subclass(tensor):
+            inner = [getattr(tensor, name) for name in tensor.__tensor_flatten__()[0]]
+            return [part for wrapped in inner for part in parts(wrapped)]
+        if tensor.layout is torch.sparse_coo:
+            return [tensor._indices(), tensor._values()]
+        if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+            return [tensor.crow_indices(), tensor.col_indices(), tensor.values()]
+        if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+            return [tensor.ccol_indices(), tensor.row_indices(), tensor.values()]
+    return [tensor]
+
+
 def storage_keys(tensors: Iterable[Tensor]) -> list[int]:
     """The storage that each tensor is of, as a number; 0 for one without storage."""
-    if native() is not None:
-        keys: list[int] = native().keys(list(tensors))
-        return keys
     with torch._C.DisableTorchFunctionSubclass():
+        if native() is not None:
+            keys: list[int] = native().keys(list(tensors))
+            return keys
         return [_storage_key(tensor) for tensor in tensors]
 
 
@@ -83,14 +121,14 @@ def _storage_key(tensor: Tensor) -> int:
 
 
 def _with_gradient(parameter: Tensor) -> Iterator[Tensor]:
-    yield parameter
+    yield from parts(parameter)
     if parameter.grad is not None:
-        yield parameter.grad
+        yield from parts(parameter.grad)
 
 
 def _tensors_in(value: Any, seen: set[int]) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
-        yield value
+        yield from parts(value)
     elif isinstance(value, Mapping | list | tuple | set | deque) or _has_state(value):
         if id(value) in seen:
             return

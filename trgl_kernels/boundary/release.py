@@ -49,15 +49,18 @@ def release(
     memory = native()
     if memory is None:
         raise BoundaryError(f"release needs the compiled extension, but {absence()}.")
-    _check_own(tensors)
-    for tensor in tensors:
-        refused = memory.refusal(tensor) or graph_refusal(tensor.device, memory.address(tensor))
-        if refused:
-            raise BoundaryError(
-                f"release: the memory must be one that can be given back safely, but "
-                f"{refused}; received {described(tensor)}. Drop every reference to it instead."
-            )
-    return sum(int(memory.release(tensor, reason, poison)) for tensor in tensors)
+    with torch._C.DisableTorchFunctionSubclass():  # what is given to compiled code
+        _check_leaves(tensors)
+        for tensor in tensors:
+            refused = memory.refusal(tensor) or graph_refusal(tensor.device, memory.address(tensor))
+            if refused:
+                raise BoundaryError(
+                    f"release: the memory must be one that can be given back safely, but "
+                    f"{refused}; received {described(tensor)}. Drop every reference to it instead."
+                )
+        # without an address: released before, or empty
+        _check_own(tuple(tensor for tensor in tensors if memory.address(tensor)))
+        return sum(int(memory.release(tensor, reason, poison)) for tensor in tensors)
 
 
 def described(tensor: Tensor) -> str:
@@ -78,8 +81,8 @@ def graph_refusal(device: torch.device, address: int) -> str:
     return ""
 
 
-def _check_own(tensors: tuple[Tensor, ...]) -> None:
-    """Refuses what is not the caller's to release."""
+def _check_leaves(tensors: tuple[Tensor, ...]) -> None:
+    """Refuses parameters, and other leaves that require a gradient."""
     for tensor in tensors:
         base = tensor if tensor._base is None else tensor._base
         if isinstance(base, nn.Parameter) or (base.requires_grad and base.is_leaf):
@@ -88,6 +91,10 @@ def _check_own(tensors: tuple[Tensor, ...]) -> None:
                 f"is what shares their storage; received {described(tensor)}. Detach and clone "
                 f"what is to be released."
             )
+
+
+def _check_own(tensors: tuple[Tensor, ...]) -> None:
+    """Refuses what is not the caller's to release."""
     boundary = opened.innermost()
     if boundary is not None:
         boundary.check_own(tensors)

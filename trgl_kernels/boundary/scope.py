@@ -12,13 +12,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from . import opened, search
-from .counters import BoundaryWarning, Bytes, Counters, Fields, Held
+from .counters import BoundaryWarning, Bytes, Counters, Fields, Held, add, report
 from .memory import BoundaryError, scope_class
 from .protection import (
+    all_of,
     forget_autocast_copies,
     of_modules,
     of_optimizers,
     of_process,
+    parts,
     storage_keys,
 )
 from .release import described
@@ -61,8 +63,8 @@ class ModuleBoundary:
             know of (DLPack) reads NaN then, as long as nobody else has the memory.
 
     Raises:
-        BoundaryError: an unknown `find`; opened twice; closed out of order; `cross` or `keep`
-            outside the scope.
+        BoundaryError: an unknown `find`; modules or optimizers that are none; opened twice; closed
+            out of order; `cross` or `keep` outside the scope; copied or pickled.
     """
 
     def __init__(
@@ -81,8 +83,8 @@ class ModuleBoundary:
                 f"'sampled'."
             )
         self.name = name
-        self.modules = list(modules)
-        self.optimizers = list(optimizers)
+        self.modules = all_of("modules", modules, nn.Module)
+        self.optimizers = all_of("optimizers", optimizers, Optimizer)
         self.find = find
         self.release = release
         self.poison = poison
@@ -110,6 +112,13 @@ class ModuleBoundary:
     def total(self) -> Counters:
         """Counters of all steps."""
         return Counters(*self._sums)
+
+    def __reduce_ex__(self, protocol: object) -> str:
+        raise BoundaryError(
+            f"A boundary belongs to its process, where it counts memory and protects the modules "
+            f"it was given, so it is never copied or pickled; received {self.name!r}. Leave it out "
+            f"and make another one there."
+        )
 
     def __enter__(self) -> Self:
         if not self._entered.acquire(blocking=False):
@@ -143,7 +152,8 @@ class ModuleBoundary:
         self.held = ()
         try:
             if self._scope is not None:
-                self._close(self._scope, error is not None)
+                with torch._C.DisableTorchFunctionSubclass():  # what is given to compiled code
+                    self._close(self._scope, error is not None)
             elif self._before is not None:
                 self.held = search.found_by_python(self._before, self._protected())
             self._schedule.steps += 1
@@ -156,7 +166,7 @@ class ModuleBoundary:
             self._entered.release()
         if self.held and error is None and not self._warned:
             self._warned = True
-            warnings.warn(BoundaryWarning(self._report()), stacklevel=2)
+            warnings.warn(BoundaryWarning(report(self.name, self.held)), stacklevel=2)
 
     def cross(
         self,
@@ -164,17 +174,28 @@ class ModuleBoundary:
     ) -> Tensor:  # [N, *]
         """The tensor for the next module: detached, a leaf, and all that is left of this one.
 
-        A view of a larger storage that was made inside is copied, so that only it crosses.
+        A view of a larger storage that was made inside is copied, so that only it crosses. Sparse
+        tensors and subclasses that wrap others cross with all that they consist of.
         """
         self._check_open("cross", y)
         leaf = y.detach()
-        if self._scope is not None and leaf.layout is torch.strided:
+        pieces = parts(leaf)
+        if 0 in storage_keys(pieces):
+            raise BoundaryError(
+                f"cross takes a tensor whose memory torch knows; received {described(y)} and "
+                f"layout {y.layout}. Convert it with to_dense()."
+            )
+        if self._scope is not None and pieces[0] is leaf:
             bytes_alone = leaf.numel() * leaf.element_size()
             if bytes_alone < leaf.untyped_storage().nbytes() and self._scope.made([leaf])[0] != 0:
                 leaf = leaf.clone()
-        if not any(leaf.is_set_to(other) for other in self._crossed):
-            self._crossed_bytes += leaf.untyped_storage().nbytes()
-        self._crossed.append(leaf)
+                pieces = [leaf]
+        crossed = set(storage_keys(self._crossed))
+        for piece, key in zip(pieces, storage_keys(pieces), strict=True):
+            if key not in crossed:
+                crossed.add(key)
+                self._crossed_bytes += piece.untyped_storage().nbytes()
+        self._crossed += pieces
         return leaf
 
     def keep(
@@ -187,7 +208,7 @@ class ModuleBoundary:
         detached, or differentiate before the scope closes.
         """
         self._check_open("keep", t)
-        self._kept.append(t)
+        self._kept += parts(t)
         return t
 
     def check_own(self, tensors: tuple[Tensor, ...]) -> None:
@@ -197,12 +218,14 @@ class ModuleBoundary:
             BoundaryError: naming the tensor.
         """
         protected = set(storage_keys(self._protected()))
-        made = self._scope.made(list(tensors))
+        with torch._C.DisableTorchFunctionSubclass():
+            made = self._scope.made(list(tensors))
         for tensor, key, inside in zip(tensors, storage_keys(tensors), made, strict=True):
             why = (
-                "existed before it"
+                "existed before it, or was made by another thread"
                 if inside == 0
-                else "is not known to be made in it: open the boundary with find='always'"
+                else "is not known to be made in it: open the boundary with find='always', and "
+                "give it a module on that device"
                 if inside < 0
                 else "is protected: a parameter, buffer or gradient, optimizer state, or what "
                 "crosses or is kept"
@@ -259,25 +282,8 @@ class ModuleBoundary:
                 self.held, forced = search.search(scope, protected, message, self)
                 if self.held or disagree:
                     self._schedule.alarm(bool(self.held), self._finding)
-        now, sums = counted.counters(forced, self._crossed_bytes), self._sums
-        self._counts = now
-        peak = max((p for p in (now[2], sums[2]) if p is not None), default=None)
-        self._sums = (
-            sums[0] + 1,
-            sums[1] + now[1],
-            peak,
-            sums[3] + now[3],
-            sums[4] + now[4],
-            sums[5] + now[5],
-        )
-
-    def _report(self) -> str:
-        largest = sorted(self.held, key=lambda held: -held.bytes)[:3]
-        return (
-            f"Boundary {self.name!r}: {len(self.held)} tensors of its step were still held when it "
-            f"closed, the largest: {'; '.join(map(str, largest))}. Drop them or detach them in the "
-            f"step, or say boundary.keep(tensor) if they are meant to live. Said once per boundary."
-        )
+        self._counts = counted.counters(forced, self._crossed_bytes)
+        self._sums = add(self._sums, self._counts)
 
 
 _RELEASED = (
