@@ -1,17 +1,26 @@
 """Which layers of a model are its stem and which are its blocks."""
 
-import sys
 from types import ModuleType
 
 from torch import nn
 
-from .sequence import Layout, children, is_composite, is_sequential, more, sequential
+from . import layout_timm
+from .sequence import (
+    Layout,
+    check_ordinary,
+    children,
+    is_composite,
+    is_sequential,
+    loaded,
+    more,
+    resnet,
+    row,
+    sequential,
+)
 from .tokens import ClassToken, Positions, Tokens
 
 __all__ = ["Layout", "is_composite", "layout_of"]
 
-_STEM = ("conv1", "bn1", "relu", "maxpool")
-_STAGES = ("layer1", "layer2", "layer3", "layer4")
 # torchvision's models whose layers stand in `features`, and the methods that run them
 _FEATURES = {
     ("vgg", "VGG"): ("forward",),
@@ -22,21 +31,26 @@ _FEATURES = {
 
 
 def layout_of(model: nn.Module) -> Layout:
-    """Finds the blocks of a model of torchvision or of any `nn.Sequential`.
+    """Finds the blocks of a model of torchvision's or timm's, or of any `nn.Sequential`.
 
     ResNet, ResNeXt and WideResNet: the stem is conv1, bn1, relu and maxpool, a block is a residual
     block. VGG, MobileNetV2, EfficientNet and Swin: the layers of `features`, as in a Sequential; a
     Swin's patch merging belongs to the block behind it. ViT: the stem makes tokens of the image, a
-    block is an encoder block. What follows the last block, norms and classifier, is dropped.
-    `nn.Sequential`: see `sequential`; nothing is dropped.
+    block is an encoder block. DenseNet: a block is a layer of a dense block, a transition belongs
+    to the one behind it. What follows the last block, norms and classifier, is dropped.
+    `nn.Sequential`: see `sequential`; nothing is dropped. timm's: see `layout_timm`.
 
     Raises:
         ValueError: a model of another kind, or one without blocks; one that does more than run its
             layers in order.
     """
-    resnet = _loaded("resnet")
-    if resnet is not None and isinstance(model, resnet.ResNet):
-        return _resnet(model, resnet.ResNet)
+    resnets = _loaded("resnet")
+    if resnets is not None and isinstance(model, resnets.ResNet):
+        check_ordinary(model, resnets.ResNet, ("forward", "_forward_impl"))
+        return resnet(model, ("conv1", "bn1", "relu", "maxpool"))
+    dense = _loaded("densenet")
+    if dense is not None and isinstance(model, dense.DenseNet):
+        return _densenet(model, dense)
     for (file, name), methods in _FEATURES.items():
         module = _loaded(file)
         if module is not None and isinstance(model, getattr(module, name)):
@@ -44,6 +58,9 @@ def layout_of(model: nn.Module) -> Layout:
     vit = _loaded("vision_transformer")
     if vit is not None and isinstance(model, vit.VisionTransformer):
         return _vit(model, vit)
+    found = layout_timm.layout_of(model)
+    if found is not None:
+        return found
     if is_sequential(model):
         layout = sequential(model)
         if layout.blocks:
@@ -57,48 +74,25 @@ def layout_of(model: nn.Module) -> Layout:
         )
     raise ValueError(
         f"split takes torchvision's ResNet, ResNeXt, WideResNet, VGG, MobileNetV2, EfficientNet, "
-        f"Swin and ViT, or an nn.Sequential, because it must know in which order the layers run; "
-        f"but got {type(model).__name__}. Wrap the layers in an nn.Sequential in the order of "
+        f"DenseNet, Swin and ViT, timm's ResNet, ViT, Swin, ConvNeXt, RegNet and EfficientNet, or "
+        f"an nn.Sequential, because it must know in which order the layers run; but got "
+        f"{type(model).__name__}. Wrap the layers in an nn.Sequential in the order of "
         f"running, without the classifier."
     )
 
 
 def _loaded(file: str) -> ModuleType | None:
-    """A file of torchvision's models, if anything imported it: then a model may come from it."""
-    return sys.modules.get(f"torchvision.models.{file}")
-
-
-def _check_ordinary(model: nn.Module, kind: type[nn.Module], methods: tuple[str, ...]) -> None:
-    found = more(model, kind, methods)
-    if found:
-        raise ValueError(
-            f"A {kind.__name__} is split into its layers, in the order in which torchvision runs "
-            f"them, but got {type(model).__name__} with {found}. Remove it, or wrap the layers in "
-            f"an nn.Sequential in the order of running, without the classifier."
-        )
-
-
-def _row(model: nn.Module, name: str) -> nn.Module:
-    """A row of layers inside of a model."""
-    row = model.get_submodule(name)
-    if not is_sequential(row):
-        raise ValueError(
-            f"{name!r} of a {type(model).__name__} must be a plain Sequential, which does nothing "
-            f"but run its layers, but it is {type(row).__name__} with "
-            f"{more(row) or 'a forward of its own'}. Make it nn.Sequential(*layers), and split "
-            f"before regularizing: split does so itself."
-        )
-    return row
+    return loaded(f"torchvision.models.{file}")
 
 
 def _features(model: nn.Module, kind: type[nn.Module], methods: tuple[str, ...]) -> Layout:
     """The layers of `features`."""
-    _check_ordinary(model, kind, methods)
-    row = _row(model, "features")
+    check_ordinary(model, kind, methods)
+    layers = row(model, "features")
     swin = _loaded("swin_transformer")
     is_swin = swin is not None and isinstance(model, swin.SwinTransformer)
     joins = (swin.PatchMerging, swin.PatchMergingV2) if swin is not None else ()
-    layout = sequential(row, "features.", joins)
+    layout = sequential(layers, "features.", joins)
     if not layout.blocks:
         raise ValueError(
             f"A {kind.__name__} without layers cannot be split. Leave it at least one."
@@ -108,10 +102,10 @@ def _features(model: nn.Module, kind: type[nn.Module], methods: tuple[str, ...])
 
 def _vit(model: nn.Module, vit: ModuleType) -> Layout:
     """Stem and blocks of a torchvision ViT, whose forward does more than run layers."""
-    _check_ordinary(model, vit.VisionTransformer, ("forward", "_process_input"))
+    check_ordinary(model, vit.VisionTransformer, ("forward", "_process_input"))
     encoder = model.get_submodule("encoder")
-    _check_ordinary(encoder, vit.Encoder, ("forward",))
-    row = _row(model, "encoder.layers")
+    check_ordinary(encoder, vit.Encoder, ("forward",))
+    layers = row(model, "encoder.layers")
     token, positions = model.class_token, encoder.pos_embedding
     assert isinstance(token, nn.Parameter)
     assert isinstance(positions, nn.Parameter)
@@ -122,32 +116,38 @@ def _vit(model: nn.Module, vit: ModuleType) -> Layout:
     }
     return Layout(
         ("conv_proj", *added, "encoder.dropout"),
-        tuple((f"encoder.layers.{name}",) for name, _ in children(row)),
+        tuple((f"encoder.layers.{name}",) for name, _ in children(layers)),
         added,
     )
 
 
-def _resnet(model: nn.Module, kind: type[nn.Module]) -> Layout:
-    """Stem and blocks of a torchvision ResNet, whose forward must be torchvision's."""
-    _check_ordinary(model, kind, ("forward", "_forward_impl"))
-    for name in (*_STEM, *_STAGES):
-        if not isinstance(getattr(model, name, None), nn.Module):
-            raise ValueError(
-                f"A ResNet is split into its layers, but {name!r} of {type(model).__name__} is no "
-                f"module. Put nn.Identity() there, or an empty nn.Sequential() for a stage."
+def _densenet(model: nn.Module, dense: ModuleType) -> Layout:
+    """Stem and layers of a torchvision DenseNet."""
+    from .dense import DenseUnit  # torchvision is there
+
+    check_ordinary(model, dense.DenseNet, ("forward",))
+    stem: tuple[str, ...] | None = None
+    blocks: list[tuple[str, ...]] = []
+    added: dict[str, nn.Module] = {}
+    waiting: tuple[str, ...] = ()
+    for name, child in children(row(model, "features")):
+        path = f"features.{name}"
+        if not isinstance(child, dense._DenseBlock):
+            inner = (
+                [f"{path}.{leaf}" for leaf, _ in children(child)]
+                if any(True for _ in child.children())
+                else [path]
             )
-    for stage in _STAGES:
-        module = model.get_submodule(stage)
-        if not is_sequential(module):
-            raise ValueError(
-                f"The stages of a ResNet must be plain Sequentials, which do nothing but run their "
-                f"blocks, but {stage!r} is {type(module).__name__} with "
-                f"{more(module) or 'a forward of its own'}. Make it nn.Sequential(*blocks); an "
-                f"empty one drops the stage."
-            )
-    blocks = [
-        f"{stage}.{name}" for stage in _STAGES for name, _ in children(model.get_submodule(stage))
-    ]
+            waiting += tuple(inner)
+            continue
+        check_ordinary(child, dense._DenseBlock, ("forward",))
+        if stem is None:
+            stem, waiting = waiting, ()
+        for leaf, layer in children(child):
+            added[f"{path}.{leaf}"] = DenseUnit(layer)
+            blocks.append((*waiting, f"{path}.{leaf}"))
+            waiting = ()
     if not blocks:
-        raise ValueError("A ResNet without blocks cannot be split. Leave it at least one.")
-    return Layout(_STEM, tuple((block,) for block in blocks))
+        raise ValueError("A DenseNet without dense blocks cannot be split. Leave it at least one.")
+    blocks[-1] += waiting
+    return Layout(stem or (), tuple(blocks), added, concatenates=True)

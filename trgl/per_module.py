@@ -144,7 +144,8 @@ def weights_of(
                 f"A transport cost needs energies, but module {number} has no regularized block "
                 f"and measures no displacement. Split with energy='displacement', which needs in "
                 f"every module a block that keeps its shape, or with energy='module', which needs "
-                f"modules that keep theirs; or train with transport=None."
+                f"modules that keep theirs; or train with transport=None. A DenseNet, whose layers "
+                f"concatenate, trains without a penalty alone."
             )
     return transport.start(len(penalized), device)
 

@@ -1,13 +1,16 @@
 """A row of layers as blocks."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import ModuleType
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 _NORMS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+_STAGES = ("layer1", "layer2", "layer3", "layer4")
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -21,12 +24,14 @@ class Layout:
             in neither, such as the model's own classifier, are dropped.
         added: layers that the model does not have, but its forward does, by name.
         channels_last: features have their channels in the last dimension.
+        concatenates: a block appends to its input, so that there is no residue or displacement.
     """
 
     stem: tuple[str, ...]
     blocks: tuple[tuple[str, ...], ...]
     added: Mapping[str, nn.Module] = field(default_factory=dict)
     channels_last: bool = False
+    concatenates: bool = False
 
     def units(self, model: nn.Module, names: Sequence[str]) -> list[tuple[str, nn.Module]]:
         """Pairs of name and layer."""
@@ -46,6 +51,48 @@ def more(
         if own:
             return f"a {name} of its own"
     return ""
+
+
+def loaded(file: str) -> ModuleType | None:
+    """A file of a library of models, if anything imported it: then a model may come from it."""
+    return sys.modules.get(file)
+
+
+def check_ordinary(
+    model: nn.Module,
+    kind: type[nn.Module],
+    methods: tuple[str, ...],
+    library: str = "torchvision",
+) -> None:
+    """Holds that running the layers in order is all that the model does.
+
+    Raises:
+        ValueError: it has hooks, or one of `methods` is not that of `kind`.
+    """
+    found = more(model, kind, methods)
+    if found:
+        raise ValueError(
+            f"A {kind.__name__} is split into its layers, in the order in which {library} runs "
+            f"them, but got {type(model).__name__} with {found}. Remove it, or wrap the layers in "
+            f"an nn.Sequential in the order of running, without the classifier."
+        )
+
+
+def row(model: nn.Module, name: str) -> nn.Module:
+    """A row of layers inside of a model.
+
+    Raises:
+        ValueError: it does more than run its layers.
+    """
+    found = model.get_submodule(name)
+    if not is_sequential(found):
+        raise ValueError(
+            f"{name!r} of a {type(model).__name__} must be a plain Sequential, which does nothing "
+            f"but run its layers, but it is {type(found).__name__} with "
+            f"{more(found) or 'a forward of its own'}. Make it nn.Sequential(*layers), and split "
+            f"before regularizing: split does so itself."
+        )
+    return found
 
 
 def is_sequential(module: nn.Module) -> bool:
@@ -131,3 +178,32 @@ def _leaves(module: nn.Module, prefix: str) -> list[tuple[str, nn.Module]]:
         else:
             found.append((prefix + name, child))
     return found
+
+
+def resnet(model: nn.Module, stem: tuple[str, ...]) -> Layout:
+    """Stem and blocks of a ResNet.
+
+    Raises:
+        ValueError: a layer of the stem or a stage that is none.
+    """
+    for name in (*stem, *_STAGES):
+        if not isinstance(getattr(model, name, None), nn.Module):
+            raise ValueError(
+                f"A ResNet is split into its layers, but {name!r} of {type(model).__name__} is no "
+                f"module. Put nn.Identity() there, or an empty nn.Sequential() for a stage."
+            )
+    for stage in _STAGES:
+        module = model.get_submodule(stage)
+        if not is_sequential(module):
+            raise ValueError(
+                f"The stages of a ResNet must be plain Sequentials, which do nothing but run their "
+                f"blocks, but {stage!r} is {type(module).__name__} with "
+                f"{more(module) or 'a forward of its own'}. Make it nn.Sequential(*blocks); an "
+                f"empty one drops the stage."
+            )
+    blocks = [
+        f"{stage}.{name}" for stage in _STAGES for name, _ in children(model.get_submodule(stage))
+    ]
+    if not blocks:
+        raise ValueError("A ResNet without blocks cannot be split. Leave it at least one.")
+    return Layout(stem, tuple((block,) for block in blocks))

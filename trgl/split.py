@@ -50,9 +50,10 @@ def split(
     classifier is dropped. Sizes of heads come from a dry run that computes nothing.
 
     Args:
-        model: torchvision's ResNet, ResNeXt, WideResNet, VGG, MobileNetV2, EfficientNet, Swin or
-            ViT, one of `trgl.models`, or any `nn.Sequential` (without its classifier). In a
-            Sequential a block is a layer that has
+        model: torchvision's ResNet, ResNeXt, WideResNet, VGG, MobileNetV2, EfficientNet, Swin, ViT
+            or DenseNet (which has no energies), timm's ResNet, ViT, Swin, ConvNeXt, RegNet or
+            EfficientNet, one of `trgl.models`, or any `nn.Sequential` (without its classifier). In
+            a Sequential a block is a layer that has
             layers inside, such as a residual block; plain layers in front belong to it. Where there
             are only plain layers, a block is a nested Sequential, or a layer with weights and the
             norms, activations and poolings after it.
@@ -95,6 +96,12 @@ def split(
     shape = _check(model, modules, input_shape, num_classes, energy, encoder, freeze_encoder, seed)
     recomputes = recomputing(recompute_heads, modules)
     layout = layout_of(model)
+    if layout.concatenates and energy in ("displacement", "module"):
+        raise ValueError(
+            f"A {type(model).__name__} has no residues and no displacements, because its layers "
+            f"append to their input, but got energy={energy!r}. Leave it out, and train without a "
+            f"penalty."
+        )
     counts = counts_of(balance, modules, len(layout.blocks))
     own, rest = _head_lists(head, modules, encoder is not None and not freeze_encoder)
     if layout.channels_last:

@@ -4,6 +4,7 @@ from torch import nn
 
 from . import names
 from .resnet110 import resnet110
+from .timm import build as build_timm
 from .torchvision import build as build_torchvision
 
 
@@ -39,6 +40,15 @@ def build(
         )
     if name == "resnet110":
         return resnet110(shape[0])
+    if name.startswith(names.TIMM):
+        return build_timm(
+            name.removeprefix(names.TIMM),
+            shape,
+            classes,
+            patch=patch,
+            window=window,
+            drop_path=drop_path,
+        )
     return build_torchvision(
         name, shape, classes, stem=stem, patch=patch, window=window, drop_path=drop_path
     )
