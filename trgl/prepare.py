@@ -11,7 +11,15 @@ import torch
 from torch import nn
 
 from trgl.build import build_network
-from trgl.data import Batches, ImageData, channel_statistics, hold_out, subset
+from trgl.data import (
+    Batches,
+    ImageData,
+    Readers,
+    UnreadableImageError,
+    channel_statistics,
+    hold_out,
+    subset,
+)
 from trgl.data.sampling import DECODER, generator
 from trgl.encoder import FrozenEncoder
 from trgl.network import GreedyNetwork
@@ -80,6 +88,7 @@ def make_loaders(recipe: Recipe, images: ImageData, seed: int, device: str = "cp
 
     Raises:
         ValueError: a subset that the data set cannot give.
+        UnreadableImageError: a training image in a file that cannot be used.
     """
     size = recipe.train_size or len(images.y_train)
     try:
@@ -91,9 +100,12 @@ def make_loaders(recipe: Recipe, images: ImageData, seed: int, device: str = "cp
     except ValueError as error:
         raise ValueError(f"{images.name}, --train-size {recipe.train_size}: {error}") from error
     x, y = images.x_train[chosen], images.y_train[chosen]
-    statistics = (recipe.mean, recipe.std) if recipe.mean else channel_statistics(x)
+    readers = Readers(recipe.workers)  # one set of processes for all batches
+    statistics = (recipe.mean, recipe.std) if recipe.mean else channel_statistics(x, readers)
     mean, std = statistics
-    batches = functools.partial(Batches, mean=mean, std=std, seed=seed, device=device)
+    batches = functools.partial(
+        Batches, mean=mean, std=std, seed=seed, device=device, workers=readers
+    )
     train = batches(
         x,
         y,
@@ -217,10 +229,10 @@ def prepare(task: Task, images: ImageData) -> Prepared:
     pretrained; nothing else is trained.
 
     Raises:
-        ValueError: a recipe that does not fit the data, a network that cannot be split so, or an
-            autoencoder that diverges.
+        ValueError: a recipe that does not fit the data, a network that cannot be split so, an
+            autoencoder that diverges, or an image in a file that cannot be used.
     """
-    with threads(task.threads):
+    with threads(task.threads), _wrong_input():
         loaders = make_loaders(task.recipe, images, task.seed, task.device)
         network = build_network(task.recipe, images, task.seed).to(task.device)
         trainer = make_trainer(task, network)
@@ -237,6 +249,15 @@ def prepare(task: Task, images: ImageData) -> Prepared:
             network.calibrate(loaders.plain)
         trainer.check_cache(loaders.train)
     return Prepared(task, images, loaders, network, trainer)
+
+
+@contextmanager
+def _wrong_input() -> Iterator[None]:
+    """As long as nothing runs, a damaged file is wrong input, not a failure."""
+    try:
+        yield
+    except UnreadableImageError as error:
+        raise ValueError(str(error)) from error
 
 
 @contextmanager

@@ -218,14 +218,14 @@ def test_a_failed_run_does_not_stop_a_comparison(
             "the training set crops or flips",
         ),
         (["train", "digits-20x1", "--epoch", "1"], "unrecognized arguments: --epoch"),
-        (["train", "mnist-20x1"], "--data DIR --download"),
+        (["train", "mnist-20x1"], "trgl fetch mnist --to DIR"),
         (
             ["train", "mnist-20x1", "--data", "nowhere"],
             "not in nowhere (looked for train-images-idx3-ubyte,",
         ),
         (
             ["compare", "mnist-20x1", "--data", "nowhere"],
-            "trgl compare mnist-20x1 --data nowhere --download",
+            "trgl fetch mnist --to nowhere",
         ),
         (["compare", "digits-20x1", "--seeds", "4-0"], "a range goes upwards"),
         (["compare", "digits-20x1", "--seeds", "a"], "a range like 0-4"),

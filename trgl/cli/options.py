@@ -110,11 +110,14 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--data",
         metavar="DIR|FILE.npz",
-        help="the directory that holds the data set, which is only read; or a file with x_train, "
-        "y_train, x_test, y_test (images uint8 [N,H,W,C] or [N,H,W], labels int64)",
+        help="the directory that holds the data set, which is only read (docs/data.md says how it "
+        "has to look); or a file with x_train, y_train, x_test, y_test (images uint8 [N,H,W,C] or "
+        "[N,H,W], labels int64)",
     )
     group.add_argument(
-        "--download", action="store_true", help="fetch a missing data set into --data"
+        "--download",
+        action="store_true",
+        help="fetch a missing data set into --data first, as trgl fetch does",
     )
     group.add_argument(
         "--out",
@@ -167,8 +170,7 @@ def chosen_images(options: argparse.Namespace, recipe: Recipe) -> ImageData:
     Raises:
         ValueError: it is not there, or damaged.
     """
-    command = f"trgl {options.command} {options.recipe}"
-    return load(recipe.dataset, options.data, options.download, command=command)
+    return load(recipe.dataset, options.data, options.download, image_size=recipe.image_size)
 
 
 def chosen_device(options: argparse.Namespace) -> str:

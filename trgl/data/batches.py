@@ -8,30 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from trgl.data.decode import Request
+from trgl.data.files import ImageFiles, Images
 from trgl.data.images import check_pair
+from trgl.data.readers import Readers
 from trgl.data.sampling import generator
-
-
-def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel, with pixels scaled to 0 .. 1.
-
-    Args:
-        images: uint8 [N, C, H, W].
-
-    Returns:
-        Means and standard deviations; a channel that is constant gets the deviation 1.
-    """
-    channels = images.shape[1]
-    values = torch.arange(256, dtype=torch.float64) / 255
-    means, deviations = [], []
-    for channel in range(channels):
-        counts = torch.bincount(images[:, channel].reshape(-1).long(), minlength=256).double()
-        weights = counts / counts.sum()
-        mean = float((weights * values).sum())
-        variance = float((weights * (values - mean) ** 2).sum())
-        means.append(mean)
-        deviations.append(variance**0.5 if variance > 0 else 1.0)
-    return tuple(means), tuple(deviations)
+from trgl.data.statistics import channel_statistics
 
 
 class Batches:
@@ -41,8 +23,13 @@ class Batches:
     one seed see the same batches whatever their method, device or number of workers. Each ``iter``
     is the next epoch; ``set_epoch`` goes to any other.
 
+    Images in main memory are gathered there, and images in files read by processes of their own;
+    for a GPU into pinned memory, from which it copies while the host goes on. The GPU crops,
+    mirrors and normalizes; of files the reading process crops and mirrors. Only the start of an
+    epoch waits for the GPU.
+
     Args:
-        images: uint8 [N, C, H, W].
+        images: uint8 [N, C, H, W], or ``ImageFiles``.
         labels: int64 [N].
         batch_size: images per batch. The last batch has what is left; when that would be a single
             image in a shuffled (training) loader, it joins the batch before it: a batch norm in a
@@ -54,17 +41,20 @@ class Batches:
             original size; 0 leaves the images as they are.
         flip: mirror each image left to right with probability 1/2.
         mean, std: one number per channel, for pixels scaled to 0 .. 1; None takes those of
-            ``images``.
+            ``images``, for which files are all read.
         seed: of order, crops and flips; not negative.
-        device: where the images are kept and the batches come out.
+        device: where the batches come out. Images stay where they are.
+        workers: processes that read images in files, or ``Readers`` that several loaders share;
+            0 reads them in this process. No batch depends on it.
 
     Raises:
         ValueError: tensors that do not fit, or an option out of range.
+        UnreadableImageError: in an iteration, a file that cannot be used; the message names it.
     """
 
     def __init__(
         self,
-        images: Tensor,  # [N, C, H, W]
+        images: Images,  # [N, C, H, W]
         labels: Tensor,  # [N]
         batch_size: int,
         *,
@@ -76,6 +66,7 @@ class Batches:
         std: Sequence[float] | None = None,
         seed: int = 0,
         device: torch.device | str = "cpu",
+        workers: int | Readers = 0,
     ) -> None:
         check_pair("batches", images, labels)
         for name, value, least in (
@@ -87,12 +78,13 @@ class Batches:
                 raise ValueError(
                     f"{name} must be a whole number of at least {least}, received {value!r}."
                 )
+        self._readers = workers if isinstance(workers, Readers) else Readers(workers)
         if (mean is None) != (std is None):
             raise ValueError(
                 "mean and std belong together: give both, or neither to take those of the images."
             )
         if mean is None or std is None:
-            mean, std = channel_statistics(images)
+            mean, std = channel_statistics(images, self._readers)
         channels = images.shape[1]
         if len(mean) != channels or len(std) != channels or min(std) <= 0:
             raise ValueError(
@@ -108,7 +100,8 @@ class Batches:
         self.std = tuple(std)
         self.seed = seed
         self.epoch = 0
-        self._images = images.to(device)
+        self.device = torch.device(device)
+        self._images = images
         self._labels = labels.to(device)
         scale = 255 * torch.tensor(self.std, dtype=torch.float64).view(1, -1, 1, 1)
         shift = torch.tensor(self.mean, dtype=torch.float64).view(1, -1, 1, 1) * 255
@@ -151,37 +144,96 @@ class Batches:
 
     def _epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         count = len(self._labels)
-        device = self._images.device
         draws = generator(self.seed, 2, epoch)
         order = torch.randperm(count, generator=draws) if self.shuffle else torch.arange(count)
         reach = 2 * self.crop_padding + 1
         corners = torch.randint(reach, (count, 2), generator=draws)  # [N, 2]: down, right
         mirrored = torch.rand(count, generator=draws) < 0.5  # [N]
-        for start, stop in self._bounds():
-            chosen = order[start:stop].to(device)
-            pixels = self._images[chosen]  # [B, C, H, W]
-            if self.crop_padding or self.flip:
-                pixels = self._augment(pixels, corners[start:stop], mirrored[start:stop])
-            yield (pixels.float() - self._shift) / self._scale, self._labels[chosen]
+        if not self.flip:
+            mirrored.zero_()
+        bounds = self._bounds()
+        if isinstance(self._images, ImageFiles):
+            batches = self._read(self._images, bounds, order, corners, mirrored)
+        else:
+            batches = self._gather(self._images, bounds, order, corners, mirrored)
+        order = order.to(self.device)
+        for (start, stop), pixels in zip(bounds, batches, strict=True):
+            normal = (pixels.float() - self._shift) / self._scale
+            yield normal, self._labels[order[start:stop]]
 
-    def _augment(
+    def _gather(
         self,
-        pixels: Tensor,  # [B, C, H, W]
-        corners: Tensor,  # [B, 2]
-        mirrored: Tensor,  # [B]
-    ) -> Tensor:
-        batch, _, height, width = pixels.shape
-        rows = torch.arange(height).expand(batch, height)
-        columns = torch.arange(width).expand(batch, width)
-        if self.flip:
-            columns = torch.where(mirrored.unsqueeze(1), columns.flip(1), columns)
-        if self.crop_padding:
-            rows = rows + corners[:, :1]
-            columns = columns + corners[:, 1:]
-            pixels = functional.pad(pixels, (self.crop_padding,) * 4)
-        device = pixels.device
-        sample = torch.arange(batch, device=device).view(-1, 1, 1)
-        gathered = pixels.permute(0, 2, 3, 1)[
-            sample, rows.to(device).unsqueeze(2), columns.to(device).unsqueeze(1)
-        ]  # [B, H, W, C]
-        return gathered.permute(0, 3, 1, 2).contiguous()
+        images: Tensor,  # [N, C, H, W]
+        bounds: Sequence[tuple[int, int]],
+        order: Tensor,  # [N]
+        corners: Tensor,  # [N, 2]
+        mirrored: Tensor,  # [N]
+    ) -> Iterator[Tensor]:  # [B, C, H, W]
+        """The pixels of batches of images in memory, on the device."""
+        order = order.to(images.device)
+        corners, mirrored = corners.to(self.device), mirrored.to(self.device)
+        staged = self.device.type == "cuda" and images.device.type == "cpu"
+        for start, stop in bounds:
+            chosen = order[start:stop]
+            if staged:
+                shape = (stop - start, *images.shape[1:])
+                pinned = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+                torch.index_select(images, 0, chosen, out=pinned)
+                pixels = pinned.to(self.device, non_blocking=True)
+            else:
+                pixels = images[chosen].to(self.device)
+            if self.augmented:
+                windows = corners[start:stop], mirrored[start:stop]
+                pixels = crop_and_flip(pixels, *windows, self.crop_padding)
+            yield pixels
+
+    def _read(
+        self,
+        images: ImageFiles,
+        bounds: Sequence[tuple[int, int]],
+        order: Tensor,  # [N]
+        corners: Tensor,  # [N, 2]
+        mirrored: Tensor,  # [N]
+    ) -> Iterator[Tensor]:  # [B, C, H, W]
+        """The pixels of batches of images in files, on the device."""
+
+        def requests() -> Iterator[Request]:
+            for start, stop in bounds:
+                windows = None
+                if self.augmented:
+                    down, right = corners[start:stop].unbind(1)
+                    flags = mirrored[start:stop].tolist()
+                    windows = list(zip(down.tolist(), right.tolist(), flags, strict=True))
+                yield images.request(order[start:stop], self.crop_padding, windows)
+
+        for pixels in self._readers.read(requests(), pinned=self.device.type == "cuda"):
+            there = pixels.to(self.device, non_blocking=True)
+            yield there.permute(0, 3, 1, 2).contiguous()
+
+
+def crop_and_flip(
+    pixels: Tensor,  # [B, C, H, W]
+    corners: Tensor,  # [B, 2]
+    mirrored: Tensor,  # [B]
+    padding: int,
+) -> Tensor:  # [B, C, H, W]
+    """A window of each image with black pixels around it, mirrored or not.
+
+    Args:
+        pixels: [B, C, H, W].
+        corners: how far down and right the window is, int64 [B, 2], from 0 to 2 padding.
+        mirrored: whether a window is mirrored left to right, bool [B].
+        padding: black pixels on each side.
+    """
+    batch, _, height, width = pixels.shape
+    device = pixels.device
+    rows = torch.arange(height, device=device) + corners[:, :1]
+    columns = torch.arange(width, device=device).expand(batch, width)
+    columns = torch.where(mirrored.unsqueeze(1), columns.flip(1), columns) + corners[:, 1:]
+    if padding:
+        pixels = functional.pad(pixels, (padding,) * 4)
+    sample = torch.arange(batch, device=device).view(-1, 1, 1)
+    gathered = pixels.permute(0, 2, 3, 1)[
+        sample, rows.unsqueeze(2), columns.unsqueeze(1)
+    ]  # [B, H, W, C]
+    return gathered.permute(0, 3, 1, 2).contiguous()

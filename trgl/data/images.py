@@ -1,4 +1,4 @@
-"""One data set in memory: training and test images with their labels."""
+"""One data set: training and test images with their labels."""
 
 from __future__ import annotations
 
@@ -7,19 +7,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from trgl.data.files import ImageFiles, Images
 
-def check_pair(where: str, images: Tensor, labels: Tensor) -> None:
+
+def check_pair(where: str, images: Images, labels: Tensor) -> None:
     """Check that images and labels belong together.
 
     Args:
         where: what is checked, in words; the start of every message.
-        images: uint8 [N, C, H, W].
+        images: uint8 [N, C, H, W], or files.
         labels: int64 [N], not negative.
 
     Raises:
         ValueError: a wrong type, rank or length, an empty set, or a negative label.
     """
-    if images.dtype != torch.uint8 or images.dim() != 4:
+    if not isinstance(images, ImageFiles) and (images.dtype != torch.uint8 or images.dim() != 4):
         raise ValueError(
             f"{where}: images must be uint8 of shape [N, C, H, W], received {images.dtype} of "
             f"shape {list(images.shape)}; convert with e.g. (x * 255).round().to(torch.uint8)."
@@ -51,7 +53,7 @@ class ImageData:
 
     Attributes:
         name: what it is called in run directories and pictures.
-        x_train, x_test: uint8 [N, C, H, W].
+        x_train, x_test: uint8 [N, C, H, W], or files that hold as much.
         y_train, y_test: int64 [N], in 0 to num_classes - 1.
         num_classes: how many classes there are.
         note: one sentence about where the images come from.
@@ -61,9 +63,9 @@ class ImageData:
     """
 
     name: str
-    x_train: Tensor  # [N, C, H, W]
+    x_train: Images  # [N, C, H, W]
     y_train: Tensor  # [N]
-    x_test: Tensor  # [N', C, H, W]
+    x_test: Images  # [N', C, H, W]
     y_test: Tensor  # [N']
     num_classes: int
     note: str = ""

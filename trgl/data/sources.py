@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from trgl.data.cifar import SETS as CIFAR_SETS
+from trgl.data.cifar import find_cifar, read_cifar
+from trgl.data.fetching import fetch
+from trgl.data.folders import TINY, find_tiny_imagenet, read_folders, read_tiny_imagenet
 from trgl.data.idx import PARTS, find_parts, read_idx
 from trgl.data.images import ImageData
 from trgl.data.npz import read_npz
+from trgl.data.published import FETCHABLE
 from trgl.data.sampling import hold_out
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from trgl.data.statistics import resized
+from trgl.data.stl10 import FOLDER as STL10_FOLDER
+from trgl.data.stl10 import find_stl10, read_stl10
 
 DATASETS = (
     "digits",
@@ -37,9 +43,9 @@ SIZES = {
     "tiny-imagenet": ((3, 64, 64), 200),
 }
 _IDX_FOLDER = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
-_CIFAR_FOLDER = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
 _DIGITS_TEST_SIZE = 797
 _DIGITS_SPLIT_SEED = 0
+_NAMED = 5
 
 
 def load(
@@ -47,28 +53,31 @@ def load(
     data: str | Path | None = None,
     download: bool = False,
     *,
-    command: str | None = None,
+    image_size: int = 0,
 ) -> ImageData:
-    """Read a data set into memory.
+    """Read a data set: small images into memory, those of one file each when they are needed.
 
     Args:
         name: one of ``DATASETS``. ``digits`` is embedded in scikit-learn: 1,797 images of 8x8, of
             which a fixed stratified split keeps 797 as the test part.
         data: the directory that holds the data set, read and never written unless ``download``; or
             a file that ends in ``.npz``, which then replaces the named data set.
-        download: fetch a data set that is not there into the directory, through torchvision.
-        command: how to ask for the download, for the error message; by default this call.
+        download: fetch a data set that is not there into the directory, see ``trgl.data.fetch``.
+        image_size: side to bring images to, in pixels, see ``trgl.data.decode.fit``; 0 leaves them
+            as they are.
 
     Returns:
-        The data set.
+        The data set. Every class has training images.
 
     Raises:
         ValueError: an unknown name, a data set that is not there (the message names the directory
-            and the command that fetches it), or damaged files.
+            and the command that fetches it), or damaged files (it names the file).
         OSError: a download that failed.
     """
+    if image_size < 0:
+        raise ValueError(f"image_size must be a number of pixels or 0, received {image_size}.")
     if data is not None and Path(data).suffix == ".npz":
-        return read_npz(Path(data))
+        return _sized(read_npz(Path(data)), image_size)
     if name not in DATASETS:
         raise ValueError(
             f"the data set must be one of {', '.join(DATASETS)} or a file that ends in .npz, "
@@ -80,42 +89,84 @@ def load(
                 f"the data set digits is part of scikit-learn and is read from nowhere else, "
                 f"received {data}; leave the directory out, or give a file that ends in .npz."
             )
-        return _digits()
+        return _sized(_digits(), image_size)
     if data is None:
         raise ValueError(
             f"the data set {name} is not embedded: name the directory that holds it (--data DIR, "
-            f"or data=DIR in Python). To fetch it first: {_fetch(name, 'DIR', command)}"
+            f"or data=DIR in Python).{_how(name, 'DIR')}"
         )
     directory = Path(data)
     if directory.exists() and not directory.is_dir():
         raise ValueError(
             f"{directory} must be a directory that holds {name}, or a file that ends in .npz."
         )
-    if name not in _IDX_FOLDER | _CIFAR_FOLDER:
-        raise ValueError(f"the data set {name} cannot be read yet.")
-    reader: Callable[[str, Path], ImageData | None]
-    reader = _idx if name in _IDX_FOLDER else _cifar
-    found = reader(name, directory)
-    if found is None and download:
-        _download(name, directory)
-        found = reader(name, directory)
+    found = _find(name, directory, image_size)
+    if found is None and download and name in FETCHABLE:
+        fetch(name, directory)
+        found = _find(name, directory, image_size)
     if found is None:
         raise ValueError(
-            f"the data set {name} is not in {directory} (looked for {_sought(name)}). To fetch it "
-            f"there: {_fetch(name, str(directory), command)}"
+            f"the data set {name} is not in {directory} (looked for {_sought(name)})."
+            f"{_how(name, str(directory))}"
         )
+    return _sized(found, image_size)
+
+
+def _find(name: str, directory: Path, image_size: int) -> ImageData | None:
+    """The data set in a directory; None where nothing of it is there."""
+    if name == "image-folder":
+        return read_folders(directory, image_size) if directory.is_dir() else None
+    if name == "tiny-imagenet":
+        tiny = find_tiny_imagenet(directory)
+        return None if tiny is None else read_tiny_imagenet(tiny, image_size)
+    folder: Path | None
+    if name in _IDX_FOLDER:
+        found, folder = _idx(name, directory), directory
+    elif name == "stl10":
+        folder = find_stl10(directory)
+        found = None if folder is None else read_stl10(folder)
+    else:
+        folder = find_cifar(name, directory)
+        found = None if folder is None else read_cifar(name, folder)
+    if found is not None:
+        _check_complete(folder, found)
     return found
 
 
-def _fetch(name: str, directory: str, command: str | None) -> str:
-    if command is None:
-        return f'trgl.data.load("{name}", data="{directory}", download=True)'
-    return f"{command} --data {directory} --download"
+def _check_complete(place: Path | None, found: ImageData) -> None:
+    present = set(found.y_train.tolist())
+    missing = [str(label) for label in range(found.num_classes) if label not in present]
+    if missing:
+        more = ", ..." if len(missing) > _NAMED else ""
+        raise ValueError(
+            f"{place}: every class of {found.name} needs training images, and there are none of "
+            f"{', '.join(missing[:_NAMED])}{more} of its {found.num_classes}; replace the files, "
+            "or save those that you want to use as a file that ends in .npz."
+        )
+
+
+def _sized(found: ImageData, side: int) -> ImageData:
+    if not side or not (isinstance(found.x_train, Tensor) and isinstance(found.x_test, Tensor)):
+        return found
+    train, test = resized(found.x_train, side), resized(found.x_test, side)
+    return dataclasses.replace(found, x_train=train, x_test=test)
+
+
+def _how(name: str, directory: str) -> str:
+    if name not in FETCHABLE:
+        return ""
+    return f" To fetch it there: trgl fetch {name} --to {directory}"
 
 
 def _sought(name: str) -> str:
-    if name in _CIFAR_FOLDER:
-        return f"the folder {_CIFAR_FOLDER[name]}"
+    if name in CIFAR_SETS:
+        return f"the folder {CIFAR_SETS[name].folder}"
+    if name == "stl10":
+        return f"the folder {STL10_FOLDER}"
+    if name == "tiny-imagenet":
+        return f"the folder {TINY} with a file wnids.txt"
+    if name == "image-folder":
+        return "train/CLASS/... and test/CLASS/... or val/CLASS/..."
     files = ", ".join(PARTS.values())
     return f"{files}, each as it is or .gz, in {_IDX_FOLDER[name]}/raw, raw or the directory itself"
 
@@ -172,48 +223,3 @@ def _refuse_the_other(name: str, place: Path) -> None:
                 f"the data set {name} was asked for, but the files are in a folder {known}: "
                 f"{place}; ask for {other}, or give the directory that holds {_IDX_FOLDER[name]}."
             )
-
-
-def _torchvision_class(name: str) -> Any:
-    from torchvision import datasets  # slow to import: only when it is asked for
-
-    return {
-        "mnist": datasets.MNIST,
-        "fashion-mnist": datasets.FashionMNIST,
-        "cifar10": datasets.CIFAR10,
-        "cifar100": datasets.CIFAR100,
-    }[name]
-
-
-def _cifar(name: str, directory: Path) -> ImageData | None:
-    folder = directory / _CIFAR_FOLDER[name]
-    if not folder.is_dir():
-        return None
-    try:
-        parts = [_torchvision_class(name)(root=directory, train=t) for t in (True, False)]
-    except (RuntimeError, OSError, EOFError) as error:
-        raise ValueError(
-            f"{folder}: the data set {name} is incomplete or damaged ({error}). Remove the folder "
-            "and fetch it again, or give a file that ends in .npz."
-        ) from error
-    (x_train, y_train), (x_test, y_test) = (
-        (
-            torch.from_numpy(np.ascontiguousarray(part.data.transpose(0, 3, 1, 2))),
-            torch.tensor(part.targets, dtype=torch.int64),
-        )
-        for part in parts
-    )
-    classes = 10 if name == "cifar10" else 100
-    note = f"{name.upper()}: 32x32 colour images, {classes} classes."
-    return ImageData(name, x_train, y_train, x_test, y_test, classes, note)
-
-
-def _download(name: str, directory: Path) -> None:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        _torchvision_class(name)(root=directory, train=True, download=True)
-    except (RuntimeError, OSError) as error:
-        raise OSError(
-            f"{name} could not be downloaded into {directory}: {error}. Check the network, or copy "
-            "the files there by hand."
-        ) from error
