@@ -1,6 +1,6 @@
 """Module-wise training of networks with transport regularization."""
 
-from . import data, heads, memory, metrics, models, recipes
+from . import data, heads, losses, memory, metrics, models, recipes
 from .body import Body
 from .encoder import FrozenEncoder
 from .metrics import EpochRecord, Evaluation, History, mean_interval, paired_interval
@@ -26,6 +26,7 @@ __all__ = [
     "Transport",
     "data",
     "heads",
+    "losses",
     "mean_interval",
     "memory",
     "metrics",

@@ -7,12 +7,13 @@ from numbers import Integral
 import torch
 from torch import nn
 
-from . import heads
+from . import heads, losses
 from .body import Body, Unit
 from .dry_run import DryRun
 from .heads import Head, Shape
+from .losses import LossBuilder
 from .memory.fake import Fakes
-from .memory.intervals import Row
+from .memory.intervals import HeadBytes, Row
 from .memory.partition import balanced
 
 BATCH = 32  # samples for which bytes are compared; they are very nearly proportional to it
@@ -66,6 +67,8 @@ def by_memory(
     energy: str,
     recompute_heads: Sequence[bool],
     freeze_head: bool = False,
+    images: Shape,
+    local_losses: Sequence[LossBuilder | None],
 ) -> list[int]:
     """Blocks per module such that the heaviest one keeps the fewest bytes for backward.
 
@@ -83,6 +86,8 @@ def by_memory(
         energy: "residue", "displacement" or "module".
         recompute_heads: of every module, whether its head runs again in backward.
         freeze_head: the heads do not train.
+        images: shape of what enters the network, which local losses are given.
+        local_losses: of every module; None is cross-entropy alone.
 
     Raises:
         ValueError: layers or heads that do not fit.
@@ -102,8 +107,9 @@ def by_memory(
             shapes.append(tuple(x.shape[1:]))
     fakes = Fakes()
     with fakes.mode:
-        images = torch.empty(BATCH, *entering, device=device, dtype=dtype)
-    row = Row(bodies, images, fakes, energies=not whole, whole=whole)
+        first = torch.empty(BATCH, *entering, device=device, dtype=dtype)
+        originals = torch.empty(BATCH, *images, device=device, dtype=dtype) if stem else first
+    row = Row(bodies, first, fakes, energies=not whole, whole=whole)
 
     several = isinstance(head, Sequence) and not isinstance(head, str)
     kinds: list[Head] = list(head) if several else [head] * modules  # type: ignore[arg-type,list-item]
@@ -111,13 +117,20 @@ def by_memory(
         return counts_of("depth", modules, len(blocks)) or []  # refused where the heads are built
 
     @cache
-    def head_parts(kind: Head, again: bool, stop: int) -> tuple[int, int]:
+    def head_parts(kind: Head, local: LossBuilder | None, again: bool, stop: int) -> HeadBytes:
+        features = shapes[stop - 1]
+        loss = None
         with torch.random.fork_rng(devices=[]):  # only the heads that stay may draw
-            built = heads.build(kind, shapes[stop - 1], num_classes).to(device, dtype)
-        return row.head_parts(built, stop, trains=not freeze_head, recompute=again)
+            built = heads.build(kind, features, num_classes).to(device, dtype)
+            if local is not None:
+                loss = losses.build(local, features, num_classes, images).to(device, dtype)
+        return row.head_parts(
+            built, stop, trains=not freeze_head, recompute=again, loss=loss, images=originals
+        )
 
     def cost(k: int, first: int, stop: int) -> int:
-        return row.bytes(first, stop, head_parts(kinds[k], recompute_heads[k], stop))
+        parts = head_parts(kinds[k], local_losses[k], recompute_heads[k], stop)
+        return row.bytes(first, stop, parts)
 
     return balanced(cost, len(blocks), modules)
 

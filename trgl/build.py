@@ -12,6 +12,7 @@ from trgl import heads, models
 from trgl.data import ImageData
 from trgl.data.sampling import HEADS, generator
 from trgl.heads import Head
+from trgl.losses import LOSSES, LossBuilder
 from trgl.network import GreedyNetwork
 from trgl.recipes import Recipe
 from trgl.split import split
@@ -39,6 +40,7 @@ def build_network(recipe: Recipe, images: ImageData, seed: int) -> GreedyNetwork
             input_shape=images.input_shape,
             num_classes=images.num_classes,
             head=heads_of(recipe),
+            local_loss=local_loss_of(recipe),
             balance=balance_of(recipe),
             energy=recipe.energy,
             encoder=None if recipe.encoder == "stem" else "stem",
@@ -116,3 +118,12 @@ def heads_of(recipe: Recipe) -> Head | list[Head]:
         return recipe.head
     built: list[Head] = [functools.partial(heads.conv, window=window) for window in windows]
     return built[0] if len(built) == 1 else built
+
+
+def local_loss_of(recipe: Recipe) -> LossBuilder | None:
+    """The local loss of a recipe as `split` takes it."""
+    if recipe.local_loss == "none":
+        return None
+    build = LOSSES[recipe.local_loss]
+    weight = recipe.local_loss_weight
+    return functools.partial(build, weight=weight) if weight else build  # type: ignore[call-arg]

@@ -146,6 +146,42 @@ class DryRun:
         self.check_head(built, shape, num_classes, "the encoder")
         return built
 
+    def check_loss(self, loss: nn.Module, shape: Shape, images: Shape, owner: str) -> None:
+        """Puts a local loss beside its module and holds that it gives one number."""
+        loss.to(self._device, self._dtype)
+        modes = [(module, module.training) for module in loss.modules()]
+        for module, _ in modes:
+            module.training = isinstance(module, _DropoutNd)
+        features = self.images(shape)
+        version = features._version
+        with self._fake:
+            criterion = torch.zeros((), device=self._device, dtype=self._dtype)
+            labels = torch.zeros(2, dtype=torch.long, device=self._device)
+        try:
+            with self._fake, torch.no_grad():
+                found = loss(criterion, features, self.images(images), labels)
+        except Exception as error:
+            raise ValueError(
+                f"A local loss takes (criterion [], features [N, *], images [N, *], labels [N]), "
+                f"but that of {owner} ({type(loss).__name__}) fails on features {shape} with: "
+                f"{(str(error).strip().splitlines() or [repr(error)])[0]} Check the arguments of "
+                f"its forward, and the shapes of its layers."
+            ) from error
+        finally:
+            for module, mode in modes:
+                module.training = mode
+        if not isinstance(found, Tensor) or found.dim() != 0:
+            got = f"shape {list(found.shape)}" if isinstance(found, Tensor) else repr(found)
+            raise ValueError(
+                f"A local loss must return a 0-dimensional tensor, but that of {owner} returned "
+                f"{got}. Take the mean over the batch."
+            )
+        if features._version != version:
+            raise ValueError(
+                f"A local loss must leave the features as they are, because the next module gets "
+                f"them too, but that of {owner} changes them in place. Build it with inplace=False."
+            )
+
     def check_head(self, head: nn.Module, shape: Shape, num_classes: int, owner: str) -> None:
         """Puts the head beside its module and holds its logits against num_classes."""
         head.to(self._device, self._dtype)

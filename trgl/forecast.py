@@ -13,7 +13,7 @@ from trgl_kernels.boundary.scope import current
 from . import per_module
 from .memory.fake import Fakes, place_of
 from .memory.live import LiveBytes
-from .memory.saved import entering
+from .memory.saved import entering, images_for
 from .network import GreedyNetwork
 from .per_module import OptimizerBuilder
 from .step import LocalStep
@@ -69,9 +69,7 @@ def predict_steps(
     """
     fakes = Fakes()
     entered = entering(fakes, network, batch, autocast)
-    images = entered
-    if entered.shape[1:] != torch.Size(network.input_shape):
-        images = fakes.images(batch, network.input_shape, network)
+    images = images_for(fakes, network, entered)
     copied = fakes.module(network)
     with fakes.mode:
         steps = steps_of(copied, regime, transport, optimizer, autocast)
@@ -85,7 +83,7 @@ def predict_steps(
             x = entered if entered is images else entered.clone()
             for step in steps:
                 marks.append(len(live.events))
-                x = step(x, labels)
+                x = step(x, labels, images)
         marks.append(len(live.events))
         own = [*weights, *sums, *gradients, *states_of(steps)]
     return [

@@ -96,7 +96,7 @@ def measure_steps(
     images, labels = batch_of()
     x = entered(images)
     for step in steps:
-        x = step(x, labels)
+        x = step(x, labels, images)
     del x, images, labels
     gc.collect()
     if device.type == "cuda":
@@ -116,7 +116,7 @@ def _on_gpu(steps: Sequence[LocalStep], batch_of: Any, entered: Any, device: Any
         torch.cuda.synchronize(device)
         torch.cuda.empty_cache()  # what other steps reserved is not this one's
         torch.cuda.reset_peak_memory_stats(device)
-        x = step(x, labels)
+        x = step(x, labels, images)
         torch.cuda.synchronize(device)
         free, whole = torch.cuda.mem_get_info(device)
         found.append(
@@ -143,7 +143,7 @@ def _on_cpu(steps: Sequence[LocalStep], batch_of: Any, entered: Any) -> list[Mea
         for step, name in zip(steps, names, strict=True):
             _reset_resident()
             with record_function(name):
-                x = step(x, labels)
+                x = step(x, labels, images)
             resident.append(_peak_resident())
         with _quiet():
             recorder.stop()

@@ -22,6 +22,8 @@ class GreedyModule(nn.Module):
     Args:
         body: the layers of the module.
         head: maps features [N, *] to logits [N, classes].
+        local_loss: what it minimizes in place of the criterion alone, with layers of its own that
+            train with it; see `trgl.losses`. It is used in training only.
         freeze_head: the head's weights stay as they are, and it stays in evaluation mode.
         energy_terms: how many energies the body reports in one forward pass; None if unknown.
         recompute_head: autograd keeps nothing of the head, which runs again in backward.
@@ -29,11 +31,13 @@ class GreedyModule(nn.Module):
 
     body: Body
     head: nn.Module
+    local_loss: nn.Module | None
 
     def __init__(
         self,
         body: Body,
         head: nn.Module,
+        local_loss: nn.Module | None = None,
         *,
         freeze_head: bool = False,
         energy_terms: int | None = None,
@@ -42,6 +46,7 @@ class GreedyModule(nn.Module):
         super().__init__()
         self.body = body
         self.head = head
+        self.local_loss = local_loss
         self.freeze_head = freeze_head
         self.energy_terms = energy_terms
         self.recompute_head = recompute_head
@@ -129,6 +134,8 @@ class GreedyNetwork(nn.Module):
         for number, module in self.trained:
             shared = self.head_is_shared and number > 0
             yield "the shared head" if shared else f"module {number}", module.head
+            if module.local_loss is not None:
+                yield f"module {number}", module.local_loss
 
     def _bodies(self, depth: int | None = None) -> list[tuple[int, Body]]:
         front = self.encoder.body if isinstance(self.encoder, GreedyModule) else self.encoder
@@ -228,7 +235,8 @@ class GreedyNetwork(nn.Module):
     def whole(self) -> GreedyModule:
         """The network as one module for end-to-end training: all bodies, and the last head.
 
-        It shares its layers with the network. A frozen encoder stays in front, outside of it.
+        It shares its layers with the network. A frozen encoder stays in front, outside of it. Local
+        losses are no part of it.
         """
         bodies = [module.body for _, module in self.trained]
         units: list[Unit] = []

@@ -1,6 +1,6 @@
-"""What weight decay leaves alone."""
+"""Optimizers of one module: what weight decay leaves alone, and several as one."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from torch import nn
@@ -54,3 +54,21 @@ def without_decay(
         return builder([group for group in groups if group["params"]])
 
     return build
+
+
+class Together(Optimizer):
+    """The optimizers of a module as one, so that loss scaling steps all of them or none.
+
+    Args:
+        optimizers: which it steps.
+        parameters: of all of them.
+    """
+
+    def __init__(self, optimizers: Sequence[Optimizer], parameters: list[nn.Parameter]) -> None:
+        super().__init__(parameters, {})
+        self._optimizers = optimizers
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Steps them, in order."""
+        for optimizer in self._optimizers:
+            optimizer.step()

@@ -93,7 +93,7 @@ def train_epoch(
     for count, (images, labels) in enumerate(batches, 1):
         x = front(images)
         for step, trains in needed:
-            x = step(x, labels) if trains else step.skip(x)
+            x = step(x, labels, images) if trains else step.skip(x)
         if on_batch is not None:
             on_batch(count)
     for step, trains in needed:

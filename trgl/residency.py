@@ -51,6 +51,7 @@ class Residency:
         parts = list(encoder.units) if isinstance(encoder, FrozenEncoder) else []
         parts += [unit for body in bodies for unit in body.units]
         parts += [module.head for _, module in network.trained]
+        parts += [m.local_loss for _, m in network.trained if m.local_loss is not None]
         self._parts = {id(part): part for part in parts}
         self._away: set[int] = set()  # parts
         self._waiting: set[int] = set()  # tensors of optimizer states

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import pairwise
-from numbers import Integral
 
 import torch
 from torch import nn
@@ -11,18 +10,19 @@ from torch import nn
 from trgl_kernels.blocks import Regularized
 from trgl_kernels.convert import twin_of
 
-from . import heads
+from . import heads, losses
 from .balance import by_memory, counts_of
-from .body import Body, Unit
+from .body import Body
 from .dry_run import DryRun
 from .encoder import FrozenEncoder
-from .heads import Head, Shape
+from .heads import Head
 from .layout import layout_of
+from .losses import Loss
 from .network import GreedyModule, GreedyNetwork
 from .recompute import recomputing
+from .split_arguments import check_arguments, check_names, head_lists
 from .undo import undone_on_error
 
-ENERGIES = ("residue", "displacement", "module")
 RECOMPUTE = "activation"
 
 
@@ -34,6 +34,7 @@ def split(
     head: Head | Sequence[Head] = "conv",
     balance: str | Sequence[int] = "depth",
     *,
+    local_loss: Loss | Sequence[Loss | None] | None = None,
     energy: str | None = None,
     encoder: str | nn.Module | None = None,
     freeze_encoder: bool = False,
@@ -66,6 +67,10 @@ def split(
             it does not come out even; "memory" keeps the bytes that the heaviest module holds for
             its backward pass, head included, as few as they can be; or a list of the blocks per
             module.
+        local_loss: what a module minimizes in place of the criterion alone, with layers of its own
+            that train with it: "similarity", "reconstruction", a callable (shape, num_classes,
+            input_shape) -> nn.Module (see `trgl.losses`), or a list of one per module (module 0
+            first where an encoder trains). End to end it is left out.
         energy: "residue", ‖r‖² of every residual block; "displacement", ‖y − shortcut(x)‖² after
             the activation, of every block that keeps its shape or has a shortcut; "module",
             ‖T_k(x) − x‖² of the module as a whole. None is "residue", where a block is not
@@ -93,7 +98,9 @@ def split(
 
     Source: TRGL (Karkar et al., NeurIPS 2023), section 3; energy="module" is equation 2.
     """
-    shape = _check(model, modules, input_shape, num_classes, energy, encoder, freeze_encoder, seed)
+    shape = check_arguments(
+        model, modules, input_shape, num_classes, energy, encoder, freeze_encoder, seed
+    )
     recomputes = recomputing(recompute_heads, modules)
     layout = layout_of(model)
     if layout.concatenates and energy in ("displacement", "module"):
@@ -103,7 +110,9 @@ def split(
             f"penalty."
         )
     counts = counts_of(balance, modules, len(layout.blocks))
-    own, rest = _head_lists(head, modules, encoder is not None and not freeze_encoder)
+    zero = int(encoder is not None and not freeze_encoder)  # whether module 0 trains
+    own, rest = head_lists(head, modules, zero > 0)
+    local = losses.each(local_loss, modules + zero, layout.channels_last)
     if layout.channels_last:
         own, rest = heads.channels_last(own), heads.channels_last(rest)
     stem = layout.units(model, layout.stem)
@@ -117,7 +126,7 @@ def split(
     blocks = [layout.units(model, block) for block in layout.blocks]
     if encoder is None and stem:
         blocks[0] = stem + blocks[0]
-    _check_names([*stem, *(unit for block in blocks for unit in block)])
+    check_names([*stem, *(unit for block in blocks for unit in block)])
 
     watched = [model, encoder] if isinstance(encoder, nn.Module) else [model]
     with undone_on_error(*watched):
@@ -135,6 +144,8 @@ def split(
                 energy=energy or "residue",
                 recompute_heads=recomputes,
                 freeze_head=freeze_head,
+                images=shape,
+                local_losses=local[zero:],
             )
         starts = [sum(counts[:k]) for k in range(modules + 1)]
         groups = [blocks[a:b] for a, b in pairwise(starts)]
@@ -151,12 +162,19 @@ def split(
                 shapes.append(tuple(x.shape[1:]))
                 terms.append(count)
 
-            trains = front is not None and not freeze_encoder
+            every = [front_shape, *shapes][1 - zero :]  # of the modules that train
             with _seeded(seed):
-                front_head = run.head(own, front_shape, num_classes) if trains else None
+                front_head = run.head(own, front_shape, num_classes) if zero else None
                 built = heads.build_all(rest, shapes, num_classes, shared_head)
+                added = [
+                    None if kind is None else losses.build(kind, features, num_classes, shape)
+                    for kind, features in zip(local, every, strict=True)
+                ]
             for number, (one, features) in enumerate(zip(built, shapes, strict=True), 1):
                 run.check_head(one, features, num_classes, f"module {number}")
+            for number, (loss, features) in enumerate(zip(added, every, strict=True), 1 - zero):
+                if loss is not None:
+                    run.check_loss(loss, features, shape, f"module {number}")
 
         module_zero: GreedyModule | FrozenEncoder | None = None
         if front is not None:
@@ -164,70 +182,31 @@ def split(
                 FrozenEncoder(front.named_units())
                 if front_head is None
                 else GreedyModule(
-                    front, front_head, freeze_head=freeze_head, recompute_head=recomputes[0]
+                    front,
+                    front_head,
+                    added[0],
+                    freeze_head=freeze_head,
+                    recompute_head=recomputes[0],
                 )
             )
         return GreedyNetwork(
             [
                 GreedyModule(
-                    body, one, freeze_head=freeze_head, energy_terms=count, recompute_head=again
+                    body,
+                    one,
+                    loss,
+                    freeze_head=freeze_head,
+                    energy_terms=count,
+                    recompute_head=again,
                 )
-                for body, one, count, again in zip(bodies, built, terms, recomputes, strict=True)
+                for body, one, loss, count, again in zip(
+                    bodies, built, added[zero:], terms, recomputes, strict=True
+                )
             ],
             module_zero,
             input_shape=shape,
             num_classes=num_classes,
         )
-
-
-def _check(
-    model: nn.Module,
-    modules: int,
-    input_shape: Sequence[int],
-    num_classes: int,
-    energy: str | None,
-    encoder: str | nn.Module | None,
-    freeze_encoder: bool,
-    seed: int | None,
-) -> Shape:
-    if not isinstance(model, nn.Module):
-        raise ValueError(
-            f"split takes an nn.Module, but got {type(model).__name__}. Give it the model itself."
-        )
-    for name, value in (("modules", modules), ("num_classes", num_classes)):
-        if not _is_whole(value) or value < 1:
-            raise ValueError(
-                f"{name} must be a whole number of at least 1, but got {value!r}. Give {name}=1 or "
-                f"more."
-            )
-    several = isinstance(input_shape, Sequence) and not isinstance(input_shape, str)
-    if not several or not input_shape or not all(_is_whole(n) and n > 0 for n in input_shape):
-        raise ValueError(
-            f"input_shape must be that of one image without the batch, such as (3, 32, 32), but "
-            f"got {input_shape!r}. Give a tuple of whole numbers of at least 1."
-        )
-    if seed is not None and not _is_whole(seed):
-        raise ValueError(f"seed must be a whole number or None, but got {seed!r}. Give an int.")
-    if energy is not None and energy not in ENERGIES:
-        raise ValueError(
-            f"energy must be one of {', '.join(ENERGIES)}, but got {energy!r}. Leave it out for "
-            f"'residue'."
-        )
-    if not (encoder is None or isinstance(encoder, nn.Module) or encoder == "stem"):
-        raise ValueError(
-            f"encoder must be None, 'stem' or an nn.Module, but got {encoder!r}. Use 'stem' for "
-            f"the layers in front of the first block."
-        )
-    if freeze_encoder and encoder is None:
-        raise ValueError(
-            "freeze_encoder=True needs an encoder, but none is split off. Add encoder='stem', or "
-            "pass a module."
-        )
-    return tuple(int(size) for size in input_shape)
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _regularize(model: nn.Module, energy: str | None) -> None:
@@ -246,31 +225,6 @@ def _regularize(model: nn.Module, energy: str | None) -> None:
             layer.__class__ = twin
             assert isinstance(layer, Regularized)
             layer.with_energy(asked or "residue").with_recompute(RECOMPUTE)
-
-
-def _check_names(units: Sequence[Unit]) -> None:
-    for name, _ in units:
-        if name.split(".")[0] == "head":
-            raise ValueError(
-                f"The name 'head' is kept for the modules' heads, but the model has a layer "
-                f"{name!r}. Leave the model's classifier out, or rename the layer."
-            )
-
-
-def _head_lists(
-    head: Head | Sequence[Head], modules: int, trains: bool
-) -> tuple[Head, Head | Sequence[Head]]:
-    """The head of module 0 and those of the others."""
-    if isinstance(head, str) or not isinstance(head, Sequence):
-        return head, head
-    if not trains:
-        return "linear", head
-    if len(head) != modules + 1:
-        raise ValueError(
-            f"With an encoder that trains, a list of heads needs {modules + 1} entries, module 0 "
-            f"first, but got {len(head)}."
-        )
-    return head[0], list(head[1:])
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """One module, one batch."""
 
-import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from numbers import Real
@@ -12,73 +11,20 @@ from torch.optim import Optimizer
 
 from trgl_kernels import ModuleBoundary, collect_energy
 
+from .meter import Meter
 from .network import GreedyModule
+from .optimizers import Together
 from .transport import Weights
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
-
-
-class DivergenceError(RuntimeError):
-    """A loss became infinite or NaN; the message names the module and the epoch."""
-
-
-class Meter:
-    """Sums over an epoch, kept on the device until they are shown.
-
-    Args:
-        device: of the module.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        exact = torch.float32 if device.type == "mps" else torch.float64
-        self.sums = torch.zeros(3, device=device, dtype=exact)  # criterion, cost, correct
-        self._criterion, self._cost, self._correct = self.sums.unbind()
-        self.samples = 0
-
-    def reset(self) -> None:
-        """Begins an epoch."""
-        self.sums.zero_()
-        self.samples = 0
-
-    def add(
-        self,
-        criterion: Tensor,  # []
-        cost: Tensor | None,  # []
-        logits: Tensor,  # [N, classes]
-        labels: Tensor,  # [N], or [N, classes] for soft ones
-    ) -> None:
-        """Adds a batch; reads nothing back."""
-        count = labels.shape[0]
-        self.samples += count
-        self._criterion.add_(criterion.detach(), alpha=count)
-        if cost is not None:
-            self._cost.add_(cost.detach(), alpha=count)
-        classes = labels if labels.dim() == 1 else labels.argmax(1)
-        self._correct.add_((logits.detach().argmax(1) == classes).sum())
-
-
-class _Together(Optimizer):
-    """The optimizers of a module as one, so that loss scaling steps all of them or none.
-
-    Args:
-        optimizers: which it steps.
-        parameters: of all of them.
-    """
-
-    def __init__(self, optimizers: Sequence[Optimizer], parameters: list[nn.Parameter]) -> None:
-        super().__init__(parameters, {})
-        self._optimizers = optimizers
-
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Steps them, in order."""
-        for optimizer in self._optimizers:
-            optimizer.step()
 
 
 class LocalStep:
     """The training of one module: call it with a batch, and it hands on the detached features.
 
     L_k = criterion(F_k(T_k(x)), labels) + C_k · weight,  C_k = mean_i Σ_m e_{m,i} / z_m
+
+    A local loss of the module takes the criterion's place.
 
     Args:
         number: k; 0 is an encoder that trains.
@@ -131,7 +77,7 @@ class LocalStep:
         self.module = module
         self.criterion = criterion
         self.optimizers = list(optimizers)
-        self.meter = Meter(device)
+        self.meter = Meter(device, weights is not None)
         self.weights = weights
         self.place = place
         self.reduction = reduction
@@ -148,7 +94,7 @@ class LocalStep:
         self._device_type = device.type
         self._autocast = autocast
         self._parameters = [p for o in self.optimizers for g in o.param_groups for p in g["params"]]
-        self._together = _Together(self.optimizers, self._parameters)
+        self._together = Together(self.optimizers, self._parameters)
         self._pending = 0
         self._shared = list(shared) if accumulate > 1 else []
         self._held: list[Tensor | None] = [None] * len(self._shared)
@@ -168,15 +114,17 @@ class LocalStep:
         self,
         x: Tensor,  # [N, *]
         labels: Tensor,  # [N]
+        images: Tensor | None = None,  # [N, *input_shape]
     ) -> Tensor:  # [N, *]
         """Trains the module on one batch; returns its features for the next one, detached.
 
-        Whatever else the step made is gone when it returns.
+        Whatever else the step made is gone when it returns. A local loss is given the images that
+        the network was given; None stands for x.
         """
         with self.boundary:
-            return self._train(x, labels)
+            return self._train(x, labels, x if images is None else images)
 
-    def _train(self, x: Tensor, labels: Tensor) -> Tensor:
+    def _train(self, x: Tensor, labels: Tensor, images: Tensor) -> Tensor:
         """The step, in a frame of its own: its local tensors are gone when the boundary closes."""
         first = self._pending == 0
         cost: Tensor | None = None
@@ -188,6 +136,8 @@ class LocalStep:
                     features, logits = self.forward(x)
                 cost = energies.total(self.reduction)
             criterion = self.criterion(logits, labels)
+            if self.module.local_loss is not None:
+                criterion = self.module.local_loss(criterion, features, images, labels)
         if criterion.dim() != 0:
             raise ValueError(
                 f"A criterion must return a 0-dimensional tensor, but that of module {self.number} "
@@ -203,7 +153,7 @@ class LocalStep:
         if self._pending == self.accumulate:
             self.update()
         else:
-            self._hold()
+            self._hold(first)
 
         self.meter.add(criterion, cost, logits, labels)
         return self.boundary.cross(features)
@@ -258,43 +208,18 @@ class LocalStep:
             if self._held[position] is not None:
                 parameter.grad, self._held[position] = self._held[position], None
 
-    def _hold(self) -> None:
-        """Takes this module's gradients off the shared head until the module goes on."""
+    def _hold(self, first: bool) -> None:
+        """Keeps this module's gradients until it goes on, those of a shared head off that head.
+
+        Those made in the first batch are no surprise to the boundary then; later batches add to
+        them in place.
+        """
         for position, parameter in enumerate(self._shared):
             self._held[position], parameter.grad = parameter.grad, None
-        for gradient in self._held:
+        own = [p.grad for p in self._parameters] if first else []
+        for gradient in (*self._held, *own):
             if gradient is not None:
                 self.boundary.keep(gradient)
-
-
-def measured(
-    steps: Sequence[LocalStep], epoch: int
-) -> tuple[dict[int, float], dict[int, float], dict[int, float]]:
-    """Reads the meters of an epoch: mean criterion, cost and accuracy by module number.
-
-    Args:
-        steps: of the modules that trained.
-        epoch: for errors.
-
-    Raises:
-        DivergenceError: a sum is infinite or NaN.
-    """
-    loss: dict[int, float] = {}
-    cost: dict[int, float] = {}
-    accuracy: dict[int, float] = {}
-    sums = torch.stack([step.meter.sums for step in steps]).tolist()
-    for step, (criterion, energy, correct) in zip(steps, sums, strict=True):
-        number, samples = step.number, step.meter.samples
-        loss[number], accuracy[number] = criterion / samples, correct / samples
-        if step.weights is not None:
-            cost[number] = energy / samples
-        if not math.isfinite(criterion + energy):
-            raise DivergenceError(
-                f"Module {number} diverged in epoch {epoch}: its loss is {criterion / samples} "
-                f"and its transport cost {energy / samples}. Lower the learning rate, raise "
-                f"tau, or bound the gradients with clip_norm."
-            )
-    return loss, cost, accuracy
 
 
 def _check_settings(clip_norm: object, accumulate: object, autocast: object) -> None:

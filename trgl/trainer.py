@@ -12,6 +12,7 @@ from .encoder import FrozenEncoder
 from .evaluation import evaluate
 from .feed import Feed, Loader, feed_for
 from .frozen import FrozenFront
+from .meter import DivergenceError, measured
 from .metrics import EpochRecord, Evaluation, History
 from .network import GreedyNetwork
 from .per_module import (
@@ -27,7 +28,7 @@ from .per_module import (
 from .regimes import Phase, schedule, train_epoch
 from .residency import Residency
 from .schedulers import SchedulerBuilder, Schedulers
-from .step import Criterion, DivergenceError, measured
+from .step import Criterion
 from .store import Place
 from .transport import Multipliers, Transport
 
@@ -258,7 +259,7 @@ class Trainer:
             None if on_step is None else lambda batch: on_step(epoch, batch),
         )
         self.front.end()
-        loss, cost, accuracy = measured(active, epoch)
+        loss, cost, accuracy = measured({step.number: step.meter for step in active}, epoch)
         seconds = time.perf_counter() - started
         rates = {s.number: float(s.optimizers[0].param_groups[0]["lr"]) for s in active}
         self.schedulers.step(loss)

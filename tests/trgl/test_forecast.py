@@ -43,6 +43,11 @@ CASES = {
         resnet18,
         {"optimizer": lambda parameters: torch.optim.AdamW(parameters, foreach=False)},
     ),
+    "resnet18-similarity": (lambda: resnet18(local_loss="similarity"), {"transport": PENALTY}),
+    "resnet18-reconstruction": (
+        lambda: resnet18(local_loss="reconstruction"),
+        {"transport": PENALTY},
+    ),
     "encoder": (lambda: network(2, 2, encoder="stem"), {"transport": PENALTY}),
     "frozen-encoder": (
         lambda: network(2, 2, encoder="stem", freeze_encoder=True, shared_head=True),

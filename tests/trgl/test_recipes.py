@@ -111,6 +111,8 @@ def test_an_override_is_noted() -> None:
         ({"recompute_heads": 21}, "counts modules from the first on, received 21 with 20"),
         ({"end_to_end_milestones": (3, 2)}, "increasing"),
         ({"end_to_end_milestones": (0,)}, "from 1 on"),
+        ({"local_loss": "similarity", "local_loss_weight": 1.5}, "at most 1, received 1.5"),
+        ({"local_loss_weight": 0.5}, "received 0.5 with none"),
         ({"milestones": (2,)}, r"received \[2\] with schedule constant"),
         ({"schedule": "milestones", "milestones": (4, 4)}, "increasing"),
         ({"end_to_end_schedule": "cosine"}, "end_to_end_schedule cosine; set end_to_end_schedule"),

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,6 +14,25 @@ from .fake import Fakes
 from .saved import SavedCounter, tensors_of
 
 _Storages = dict[int, int]  # bytes by address
+
+
+class HeadBytes(NamedTuple):
+    """What a head, the criterion and a local loss keep.
+
+    Attributes:
+        inner: bytes of their own.
+        features: bytes of what enters the head, where they keep it.
+        images: bytes of what enters the network, where they keep it.
+        entering: whether the images are what enters the row, so that its first module has them.
+    """
+
+    inner: int = 0
+    features: int = 0
+    images: int = 0
+    entering: bool = False
+
+
+NO_HEAD = HeadBytes()
 
 
 class Row:
@@ -54,29 +74,48 @@ class Row:
         # bytes by first block and number of blocks, and whether they have what leaves the last one
         self._bodies = [self._grow(first) for first in range(len(blocks))]
 
-    def bytes(self, first: int, stop: int, head: tuple[int, int] = (0, 0)) -> int:
-        """Bytes of a module of the blocks from `first` to `stop` − 1, and of a head's two parts."""
+    def bytes(self, first: int, stop: int, head: HeadBytes = NO_HEAD) -> int:
+        """Bytes of a module of the blocks from `first` to `stop` − 1, and of its head's parts."""
         body, has_features = self._bodies[first][stop - first - 1]
-        inner, features = head
-        return body + inner + (0 if has_features else features)
+        images = 0 if first == 0 and head.entering else head.images
+        return body + head.inner + (0 if has_features else head.features) + images
 
     def head_parts(
-        self, head: nn.Module, stop: int, *, trains: bool = True, recompute: bool = False
-    ) -> tuple[int, int]:
-        """Bytes of a head behind block `stop` − 1, and of what enters it, where the head keeps it.
+        self,
+        head: nn.Module,
+        stop: int,
+        *,
+        trains: bool = True,
+        recompute: bool = False,
+        loss: nn.Module | None = None,
+        images: Tensor | None = None,  # [N, *]
+    ) -> HeadBytes:
+        """Bytes of a head behind block `stop` − 1.
 
         Cross-entropy is the criterion. A head that does not train is in evaluation mode; one that
-        is recomputed runs again in backward.
+        is recomputed runs again in backward. A local loss is given the images.
         """
         x = self._features[stop]
         head = self._fakes.module(head).train(trains).requires_grad_(trains)
         counter = SavedCounter(tensors_of(head))
+        local = None
+        if loss is not None:
+            assert images is not None
+            local = self._fakes.module(loss).train()
+            counter.ignore(tensors_of(local))
         with self._fakes.mode, counter.watch():
             logits = recomputed(head, x) if recompute else head(x)
-            F.cross_entropy(logits, self._fakes.labels(x.shape[0], head))
+            labels = self._fakes.labels(x.shape[0], head)
+            criterion = F.cross_entropy(logits, labels)
+            if local is not None:
+                local(criterion, x, images, labels)
         saved = counter.storages()
         features = saved.pop(_address(x), 0)
-        return sum(saved.values()), features
+        if images is None:
+            return HeadBytes(sum(saved.values()), features)
+        kept = saved.pop(_address(images), 0)
+        entering = _address(images) == _address(self._features[0])
+        return HeadBytes(sum(saved.values()), features, kept, entering)
 
     def _run(self, module: nn.Module, x: Tensor) -> tuple[Tensor, _Storages]:
         counter = SavedCounter(tensors_of(module))

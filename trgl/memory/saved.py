@@ -40,6 +40,10 @@ class SavedCounter:
         self._storages: dict[int, tuple[str, torch.UntypedStorage]] = {}
         self.owner = BODY
 
+    def ignore(self, tensors: Iterable[Tensor]) -> None:
+        """Says of more tensors that their storages do not count."""
+        self._ignored |= {_key(tensor): tensor for tensor in tensors}
+
     def hold(self, tensor: Tensor, owner: str) -> None:
         """Counts a tensor that is kept for another reason."""
         if _key(tensor) not in self._ignored:
@@ -88,7 +92,7 @@ class SavedBytes:
         input: what enters the module.
         blocks: for every block, or layer outside of a block, its name and what it is the first to
             save; "body" has what the measured displacements add.
-        head: what the head and the criterion are the first to save.
+        head: what the head, the criterion and a local loss are the first to save.
     """
 
     number: int
@@ -126,10 +130,11 @@ def count_network(
     """
     fakes = Fakes()
     x = entering(fakes, network, batch, autocast)
+    images = images_for(fakes, network, x)
     found = []
     for number, module in network.trained:
         energies = penalty and number > 0
-        saved, x = _count(fakes, module, x, number, energies, p, autocast, criterion)
+        saved, x = _count(fakes, module, x, images, number, energies, p, autocast, criterion)
         found.append(saved)
     return found
 
@@ -150,7 +155,7 @@ def count_whole(
     """
     fakes = Fakes()
     x = entering(fakes, network, batch, autocast)
-    return _count(fakes, network.whole(), x, 1, penalty, p, autocast, criterion)[0]
+    return _count(fakes, network.whole(), x, x, 1, penalty, p, autocast, criterion)[0]
 
 
 def count_module(
@@ -163,6 +168,7 @@ def count_module(
     p: float = 2.0,
     autocast: torch.dtype | None = None,
     criterion: Criterion = F.cross_entropy,
+    images: Sequence[int] | None = None,
 ) -> SavedBytes:
     """Counts one module; other arguments as `count_network`.
 
@@ -171,6 +177,7 @@ def count_module(
         shape: of one sample that enters it.
         batch: N ≥ 1.
         number: that the result is to bear.
+        images: shape of one sample that enters the network, for a local loss; None is `shape`.
 
     Raises:
         ValueError: the batch is no whole number of at least 1.
@@ -178,7 +185,8 @@ def count_module(
     check_batch(batch)
     fakes = Fakes()
     x = fakes.images(batch, shape, module)
-    return _count(fakes, module, x, number, penalty, p, autocast, criterion)[0]
+    originals = x if images is None else fakes.images(batch, images, module)
+    return _count(fakes, module, x, originals, number, penalty, p, autocast, criterion)[0]
 
 
 def check_batch(batch: int) -> None:
@@ -210,6 +218,17 @@ def entering(
     return x
 
 
+def images_for(
+    fakes: Fakes,
+    network: GreedyNetwork,
+    x: Tensor,  # [N, *]
+) -> Tensor:  # [N, *input_shape]
+    """The images of which `entering` made x: itself, unless a frozen encoder is in front."""
+    if isinstance(network.encoder, FrozenEncoder):
+        return fakes.images(x.shape[0], network.input_shape, network)
+    return x
+
+
 def precision(x: Tensor, autocast: torch.dtype | None) -> AbstractContextManager[Any]:
     """Autocast for the device of x, where it is asked for."""
     if autocast is None:
@@ -221,6 +240,7 @@ def _count(
     fakes: Fakes,
     module: GreedyModule,
     x: Tensor,  # [N, *]
+    images: Tensor,  # [N, *input_shape]
     number: int,
     penalty: bool,
     p: float,
@@ -248,7 +268,10 @@ def _count(
             stack.enter_context(context)
         energies = stack.enter_context(collect_energy(p)) if penalty else None
         features, logits = module(x)
-        loss = criterion(logits, fakes.labels(x.shape[0], module))
+        labels = fakes.labels(x.shape[0], module)
+        loss = criterion(logits, labels)
+        if module.local_loss is not None:
+            loss = module.local_loss(loss, features, images, labels)
         if energies is not None and len(energies):
             loss = loss + energies.total()
     bytes_of = counter.by_owner()

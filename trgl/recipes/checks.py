@@ -46,6 +46,16 @@ def check_together(recipe: Recipe) -> None:
             f"the batch norm of the head {recipe.head} cannot train on one image, received "
             "batch_size 1; set it to 2 or more, or head to linear or pool-linear."
         )
+    if recipe.local_loss == "similarity" and recipe.local_loss_weight > 1:
+        raise ValueError(
+            f"the weight of the local loss similarity is at most 1, received "
+            f"{recipe.local_loss_weight:g}; lower local_loss_weight."
+        )
+    if recipe.local_loss == "none" and recipe.local_loss_weight:
+        raise ValueError(
+            f"local_loss_weight belongs to a local loss, received {recipe.local_loss_weight:g} "
+            "with none; set local_loss, or it to 0."
+        )
     _check_schedules(recipe)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trgl.data import DATASETS
+from trgl.losses import LOSSES
 from trgl.recipes.checks import check_together
 from trgl.recipes.fields import check_field, option
 from trgl.recipes.network import NetworkFields
@@ -125,6 +126,18 @@ class Recipe(NetworkFields):
         "where a cosine ends, end to end too", default=0.0, least=0
     )
     label_smoothing: float = option("label smoothing", default=0.0, least=0)
+    local_loss: str = option(
+        "what a module minimizes beside cross-entropy: nothing, PredSim's similarity matching or "
+        "InfoPro's reconstruction of the image, each with layers of its own; not end to end",
+        default="none",
+        choices=("none", *LOSSES),
+    )
+    local_loss_weight: float = option(
+        "its weight: w in (1 - w) cross-entropy + w similarity, or in cross-entropy + w "
+        "reconstruction; 0 = 0.99 and 1",
+        default=0.0,
+        least=0,
+    )
     end_to_end_learning_rate: float = option("learning rate of end-to-end training", above=0)
     end_to_end_epochs: int = option(
         "epochs of end-to-end training; 0 = the option epochs",

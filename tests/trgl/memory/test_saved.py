@@ -21,15 +21,24 @@ MiB = 2**20
 HAND_BALANCED = (6, 8, 12, 28)
 
 
-def real_bytes(module: trgl.GreedyModule, x: torch.Tensor, penalty: bool) -> int:
+def real_bytes(
+    module: trgl.GreedyModule, x: torch.Tensor, penalty: bool, images: torch.Tensor | None = None
+) -> int:
     """What autograd keeps on tensors with data, beyond x."""
 
-    def function(*_: torch.Tensor) -> list[torch.Tensor]:
+    def loss_of() -> torch.Tensor:
         labels = torch.zeros(x.shape[0], dtype=torch.long)
+        features, logits = module(x)
+        loss = F.cross_entropy(logits, labels)
+        if module.local_loss is not None:
+            loss = module.local_loss(loss, features, images, labels)
+        return loss
+
+    def function(*_: torch.Tensor) -> list[torch.Tensor]:
         if not penalty:
-            return [F.cross_entropy(module(x)[1], labels)]
+            return [loss_of()]
         with collect_energy() as energies:
-            loss = F.cross_entropy(module(x)[1], labels)
+            loss = loss_of()
         return [loss + energies.total()]
 
     return saved_bytes(function, x, *module.parameters(), *module.buffers())
@@ -61,6 +70,8 @@ NETWORKS = {
         CLASSES,
         "pool-linear",
     ),
+    "chain-similarity": lambda: network(2, 3, local_loss="similarity"),
+    "chain-reconstruction": lambda: network(2, 3, encoder="stem", local_loss="reconstruction"),
     "resnet18": resnet18,
     "resnet18-heads": lambda: resnet18(recompute_heads=True),
     "resnet18-none": lambda: resnet18("none"),
@@ -81,14 +92,14 @@ def test_equals_what_autograd_keeps_on_tensors_with_data(name, penalty) -> None:
     greedy = NETWORKS[name]().train()
     batch = 6
     counted = count_network(greedy, batch, penalty=penalty)
-    x = torch.randn(batch, *greedy.input_shape)
+    x = images = torch.randn(batch, *greedy.input_shape)
     if isinstance(greedy.encoder, trgl.FrozenEncoder):
         with torch.no_grad():
             x = greedy.encoder(x)
     assert [one.number for one in counted] == [number for number, _ in greedy.trained]
     for saved, (number, module) in zip(counted, greedy.trained, strict=True):
         assert saved.input == x.nbytes
-        assert saved.total - saved.input == real_bytes(module, x, penalty and number > 0)
+        assert saved.total - saved.input == real_bytes(module, x, penalty and number > 0, images)
         assert [n for n, _ in saved.blocks if n != "body"] == module.body.names
         x = module(x)[0].detach()
     whole = count_whole(greedy, batch, penalty=penalty)
