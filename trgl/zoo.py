@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from trgl import models, recipes
-from trgl.build import build_model
+from trgl.build import build_model, local_loss_of
 from trgl.data.sources import SIZES
 
 MODELS = "resnet110, a torchvision ResNet, ResNeXt or Wide ResNet (resnet50, resnext50_32x4d, ...)"
@@ -66,6 +66,7 @@ def subject(
             "head": head or recipe.head,
             "encoder": None if recipe.encoder == "stem" else "stem",
             "freeze_encoder": recipe.frozen_encoder,
+            "local_loss": local_loss_of(recipe),
             "shared_head": recipe.shared_head,
             "energy": recipe.energy,
         }
