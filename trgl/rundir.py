@@ -22,9 +22,11 @@ METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
 PICTURE = "accuracy_by_depth.png"
 TABLES = ("table.md", "table.csv", "table.json")
+REPORT = "report.html"
+DIAGNOSIS = "diagnostics.json"
 RUNS = "runs"  # key of a comparison's configuration: names of its runs' directories
 _MARK = "trgl run directory"
-_OURS = (METRICS, SUMMARY, PICTURE, *TABLES)
+_OURS = (METRICS, SUMMARY, PICTURE, REPORT, DIAGNOSIS, *TABLES)
 
 
 def write_atomically(path: Path, content: bytes) -> None:

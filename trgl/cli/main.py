@@ -67,7 +67,15 @@ def build_parser(arguments: Sequence[str]) -> Parser:
     Args:
         arguments: what will be parsed; a recipe's name in it makes ``--help`` show its values.
     """
-    from trgl.cli import compare, fetch, info, memory, recipes, train
+    from trgl.cli import (
+        compare,
+        fetch,
+        info,
+        memory,
+        recipes,
+        report,
+        train,
+    )
 
     parser = Parser(
         prog="trgl",
@@ -79,7 +87,15 @@ def build_parser(arguments: Sequence[str]) -> Parser:
         help="print the traceback of an error, for a report to the authors",
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for command in (train, compare, memory, recipes, fetch, info):
+    for command in (
+        train,
+        compare,
+        report,
+        memory,
+        recipes,
+        fetch,
+        info,
+    ):
         command.add(commands, arguments)
     return parser
 

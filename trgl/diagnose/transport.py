@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from trgl.diagnose.distances import squared_distances
@@ -72,6 +71,8 @@ def transport_gap(
             "a displacement needs finite inputs and outputs, received NaN or infinity; the network "
             "has diverged: diagnose an earlier state of it."
         )
+    from scipy.optimize import linear_sum_assignment  # slow to import
+
     rows, columns = linear_sum_assignment(squared_distances(x, y).numpy())
     chosen = torch.as_tensor(columns)
     cost = _mean_square(x, y)

@@ -94,14 +94,15 @@ def changed(recipe: Mapping[str, Any]) -> str:
     original = recipes.find(recipe["name"]).as_dict()
     fields = [key for key in original if key not in ("name", "title")]
     different = [key for key in fields if recipe[key] != original[key]]
-    return ", ".join(f"{key.replace('_', '-')} {_shown(recipe[key])}" for key in different)
+    return ", ".join(f"{key.replace('_', '-')} {shown(recipe[key])}" for key in different)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A field's value in words."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):
-        return ",".join(map(_shown, value)) or "nothing"
+        return ",".join(map(shown, value)) or "nothing"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
