@@ -11,11 +11,31 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 Shape = tuple[int, ...]
 HeadBuilder = Callable[[Shape, int], nn.Module]
 Head = str | HeadBuilder
+
+
+class GlobalAveragePool(nn.Module):
+    """Average over the positions of each channel, those of `nn.AdaptiveAvgPool2d(1)` bit by bit.
+
+    y = Σ_s x_s / S
+
+    The division comes after the sum, so that backward expands a gradient of N·C numbers and never
+    writes a map of it, which moreover would be contiguous where x is channels_last.
+    """
+
+    def forward(
+        self,
+        x: Tensor,  # [N, C, H, W]
+    ) -> Tensor:  # [N, C, 1, 1]
+        """The averages."""
+        exact = torch.promote_types(x.dtype, torch.float32)  # a sum of float16 may overflow
+        total = x.sum((2, 3), keepdim=True, dtype=exact)
+        return total.div(x.shape[2] * x.shape[3]).to(x.dtype)
 
 
 class PoolLinear(nn.Module):
@@ -65,11 +85,11 @@ def conv(shape: Shape, num_classes: int, *, window: int | None = None) -> nn.Mod
             f"Head 'conv' pools over windows of 1 to {min(height, width)} pixels on features "
             f"{shape}, but got window={window}. Use a smaller window, or None for all positions."
         )
-    pool = nn.AdaptiveAvgPool2d(1) if window is None else nn.AvgPool2d(window)
+    pool = GlobalAveragePool() if window is None else nn.AvgPool2d(window)
     cells = 1 if window is None else (height // window) * (width // window)
     return nn.Sequential(
         nn.Conv2d(channels, channels, 3, padding=1, bias=False),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
         pool,
         nn.BatchNorm2d(channels),
         nn.Flatten(),

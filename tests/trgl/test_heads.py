@@ -10,7 +10,7 @@ from trgl import heads
 def test_the_conv_head_is_convolution_relu_pooling_bn_linear():
     head = heads.build("conv", (4, 6, 6), 3)
     kinds = [type(layer).__name__ for layer in head]
-    assert kinds == ["Conv2d", "ReLU", "AdaptiveAvgPool2d", "BatchNorm2d", "Flatten", "Linear"]
+    assert kinds == ["Conv2d", "ReLU", "GlobalAveragePool", "BatchNorm2d", "Flatten", "Linear"]
     convolution = head[0]
     assert convolution.weight.shape == (4, 4, 3, 3)
     assert convolution.bias is None
@@ -97,3 +97,23 @@ def test_heads_of_all_modules():
         heads.build_all(["conv"], shapes, 3)
     with pytest.raises(ValueError, match="Give one head"):
         heads.build_all(["conv", "conv"], [(4, 6, 6)] * 2, 3, shared=True)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_the_average_over_all_positions_is_that_of_pytorch(dtype, layout):
+    x = torch.randn(3, 5, 6, 7, dtype=dtype).contiguous(memory_format=layout)
+    results = []
+    for pool in (heads.GlobalAveragePool(), nn.AdaptiveAvgPool2d(1)):
+        features = x.clone().requires_grad_()
+        y = pool(features)
+        (gradient,) = torch.autograd.grad(y, features, torch.full_like(y, 0.3))
+        results.append((y, gradient))
+    exact = {} if dtype == torch.bfloat16 else {"rtol": 0, "atol": 0}
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, **exact)
+
+
+def test_the_average_of_large_float16_features_does_not_overflow():
+    x = torch.full((1, 2, 20, 20), 300.0, dtype=torch.float16)
+    assert heads.GlobalAveragePool()(x).flatten().tolist() == [300, 300]
