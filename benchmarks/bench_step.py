@@ -86,21 +86,26 @@ def in_modules(model: nn.Module, modules: int, mode: str, side: int) -> trgl.Gre
     return trgl.split(model, modules, (3, side, side), CLASSES, balance=balance, seed=0)
 
 
+@pytest.mark.parametrize("layout", ["NCHW", "channels_last"])
 @pytest.mark.parametrize("modules", [4, 16])
-def test_resnet110(benchmark, modules) -> None:
+def test_resnet110(benchmark, modules, layout) -> None:
     torch.manual_seed(0)
     batch, side = 32, 32
+    last = layout == "channels_last"
+    memory_format = torch.channels_last if last else torch.contiguous_format
     images, labels = torch.randn(batch, 3, side, side), torch.randint(CLASSES, (batch,))
-    model = resnet110()
+    images = images.contiguous(memory_format=memory_format)
+    model = resnet110().to(memory_format=memory_format)
     head = in_modules(model, 1, "none", side)[-1].head
     transport = trgl.Transport(tau=TAU)
 
     def end_to_end(mode: str):
         network = in_modules(model, 1, mode, side)
-        return trained(network, images, labels, regime="end-to-end")
+        return trained(network, images, labels, regime="end-to-end", channels_last=last)
 
     def greedy(mode: str, transport: trgl.Transport | None):
-        return trained(in_modules(model, modules, mode, side), images, labels, transport=transport)
+        network = in_modules(model, modules, mode, side)
+        return trained(network, images, labels, transport=transport, channels_last=last)
 
     whole = eager(nn.Sequential(plain(model), copy.deepcopy(head)), images, labels)
     torch.testing.assert_close(
@@ -122,5 +127,5 @@ def test_resnet110(benchmark, modules) -> None:
         **{"pass": "training step"},
         shape=str(tuple(images.shape)),
         type="float32",
-        layout="NCHW",
+        layout=layout,
     )
