@@ -6,7 +6,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = {"README.md": 4, "docs/boundary.md": 1, "docs/examples.md": 4}  # and their blocks
+PAGES = {  # and their blocks
+    "README.md": 4,
+    "docs/boundary.md": 1,
+    "docs/data.md": 1,
+    "docs/examples.md": 4,
+}
 
 
 def run(page: Path) -> int:
