@@ -2,17 +2,19 @@
 
 from . import data, heads, losses, memory, metrics, models, recipes
 from .body import Body
+from .checkpoint import Checkpoints
 from .encoder import FrozenEncoder
 from .metrics import EpochRecord, Evaluation, History, mean_interval, paired_interval
 from .network import GreedyModule, GreedyNetwork
 from .optimizers import without_decay
 from .schedulers import Schedule
 from .split import split
-from .trainer import DivergenceError, Trainer
+from .trainer import DivergenceError, Stopped, Trainer
 from .transport import Multipliers, Transport
 
 __all__ = [
     "Body",
+    "Checkpoints",
     "DivergenceError",
     "EpochRecord",
     "Evaluation",
@@ -22,6 +24,7 @@ __all__ = [
     "History",
     "Multipliers",
     "Schedule",
+    "Stopped",
     "Trainer",
     "Transport",
     "data",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import nn
 
 from trgl import heads, models
-from trgl.data import ImageData
 from trgl.data.sampling import HEADS, generator
 from trgl.heads import Head
 from trgl.losses import LOSSES, LossBuilder
@@ -18,7 +18,19 @@ from trgl.recipes import Recipe
 from trgl.split import split
 
 
-def build_network(recipe: Recipe, images: ImageData, seed: int) -> GreedyNetwork:
+class Images(Protocol):
+    """What a network is built for, such as a data set."""
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of one image."""
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+
+
+def build_network(recipe: Recipe, images: Images, seed: int) -> GreedyNetwork:
     """The network of a recipe for images of one shape, initialized from a seed alone.
 
     Args:

@@ -15,6 +15,17 @@ def keys_of(
     return [hashlib.blake2b(row, digest_size=16).digest() for row in rows]
 
 
+def digest_of(tensors: Sequence[Tensor], text: str = "") -> str:
+    """A digest of the values of tensors, their types and shapes, and of a text."""
+    digest = hashlib.blake2b(text.encode(), digest_size=16)
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        if tensor.numel():
+            flat = tensor.detach().cpu().contiguous().flatten()
+            digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
 def fingerprints(modules: Sequence[nn.Module]) -> list[bytes]:
     """A digest of the weights and buffers of the first 0, 1, … of the modules."""
     digest = hashlib.blake2b(digest_size=16)

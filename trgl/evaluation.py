@@ -1,11 +1,10 @@
 """Accuracy and loss of every module on a data set, in one pass."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from .feed import Feed
 from .metrics import Evaluation
 from .network import GreedyNetwork
 from .step import LocalStep
@@ -13,7 +12,10 @@ from .step import LocalStep
 
 @torch.no_grad()
 def evaluate(
-    network: GreedyNetwork, steps: Sequence[LocalStep], feed: Feed, whole: bool = False
+    network: GreedyNetwork,
+    steps: Sequence[LocalStep],
+    feed: Iterable[tuple[Tensor, Tensor]],
+    whole: bool = False,
 ) -> Evaluation:
     """Evaluates all modules; nothing is read from the device before the end.
 
@@ -22,7 +24,7 @@ def evaluate(
     Args:
         network: in whose order the modules run.
         steps: of the modules: their criteria and precision.
-        feed: the data set.
+        feed: batches of the data set.
         whole: the network is trained as one module, and only its last head is evaluated.
 
     Raises:

@@ -1,11 +1,13 @@
 """Batches on their way from a loader to the device, checked before anything is trained on them."""
 
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
+from .data.batches import Batches
 from .network import GreedyNetwork
 
 Loader = Iterable[Sequence[Tensor]]
@@ -88,11 +90,25 @@ class Feed:
             )
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        empty = True
-        for batch in self.loader:
-            if empty or not self._checked:
+        return self.batches()
+
+    def batches(
+        self, done: int = 0, begin: Callable[[], None] = lambda: None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """An epoch, or what is left of it.
+
+        Args:
+            done: batches that are passed over; the loader stands where the epoch began.
+            begin: called behind these, before the next one is asked for.
+
+        Raises:
+            ValueError: an empty set, or images or labels that do not fit the network.
+        """
+        first, empty = True, done == 0
+        for batch in self._from(done, begin):
+            if first or not self._checked:
                 self._check(batch)
-            empty = False
+            first = empty = False
             images, labels = batch[0], batch[1]
             yield (
                 images.to(self.device, non_blocking=True, memory_format=self.format),
@@ -100,7 +116,43 @@ class Feed:
             )
         if empty:
             raise self._empty()
-        self._checked = True
+        self._checked = self._checked or done == 0
+
+    def _from(self, done: int, begin: Callable[[], None]) -> Iterator[Sequence[Tensor]]:
+        batches: Iterator[Sequence[Tensor]]
+        if isinstance(self.loader, Batches):
+            batches = self.loader.iterate(done)
+        else:
+            batches = iter(self.loader)
+            for _ in range(done):
+                if next(batches, None) is None:
+                    raise ValueError(
+                        f"A training goes on with the data that it began with, but the {self.name} "
+                        f"set has fewer than the {done} batches that are done. Give the same set."
+                    )
+        begin()
+        yield from batches
+
+    def position(self) -> list[dict[str, Any]]:
+        """Where the loader and its samplers stand, between two epochs."""
+        return [
+            {
+                "own": part.state_dict() if _has_state(part) else None,
+                "generator": part.generator.get_state() if _has_generator(part) else None,
+                "epoch": part.epoch if _counts_epochs(part) else None,
+            }
+            for part in _parts_of(self.loader)
+        ]
+
+    def go_to(self, position: Sequence[Mapping[str, Any]]) -> None:
+        """Puts the loader and its samplers where they stood."""
+        for part, state in zip(_parts_of(self.loader), position, strict=False):
+            if state["own"] is not None and _has_state(part):
+                part.load_state_dict(state["own"])
+            if state["generator"] is not None and _has_generator(part):
+                part.generator.set_state(state["generator"])
+            if state["epoch"] is not None and _counts_epochs(part):
+                part.set_epoch(state["epoch"])
 
     def _empty(self) -> ValueError:
         return ValueError(
@@ -185,6 +237,26 @@ def feed_for(
         channels_last and len(network.input_shape) == 3,
         (floats or [torch.float32])[:1] + ([] if autocast is None else [autocast]),
     )
+
+
+def _parts_of(loader: object) -> list[Any]:
+    """The loader and what it draws the order of its samples from, each once."""
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    inner = getattr(batch_sampler, "sampler", None)
+    parts = [loader, getattr(loader, "sampler", None), batch_sampler, inner]
+    return list({id(part): part for part in parts if part is not None}.values())
+
+
+def _has_state(part: object) -> bool:
+    return hasattr(part, "state_dict") and hasattr(part, "load_state_dict")
+
+
+def _has_generator(part: object) -> bool:
+    return isinstance(getattr(part, "generator", None), torch.Generator)
+
+
+def _counts_epochs(part: object) -> bool:
+    return isinstance(getattr(part, "epoch", None), int) and hasattr(part, "set_epoch")
 
 
 def _length(loader: object) -> int | None:

@@ -68,7 +68,7 @@ class FrozenFront:
             "encoder", [] if network.encoder is None else [network.encoder]
         )
         self._samples = 0  # 0: nothing is remembered
-        self._batch: int | None = None
+        self.batch: int | None = None
         self._levels: dict[int, tuple[bytes, Rows]] = {}  # by how many units they come after
         self._units: list[Unit] = []
         self._prints: list[bytes] = []
@@ -138,7 +138,7 @@ class FrozenFront:
         for _, rows in self._levels.values():
             rows.close()
         self._levels = {}
-        self._samples, self._batch = 0, None
+        self._samples, self.batch = 0, None
 
     @torch.no_grad()
     def __call__(
@@ -146,8 +146,8 @@ class FrozenFront:
         images: Tensor,  # [N, *]
     ) -> Tensor:  # [N, *]
         """The features of a batch."""
-        if self._batch is None:
-            self._batch = images.shape[0]
+        if self.batch is None:
+            self.batch = images.shape[0]
         if not self._units:
             return images
         if not self._samples:
@@ -156,7 +156,7 @@ class FrozenFront:
         here = len(self._units)
         _, rows = self._levels.get(here, (b"", None))
         missing = first(keys) if rows is None else rows.missing(keys)
-        serves = self._chunked or len(keys) == self._batch
+        serves = self._chunked or len(keys) == self.batch
         if serves and rows is not None and not missing:
             return rows.get(keys)
         x, at = images, 0
@@ -182,9 +182,9 @@ class FrozenFront:
         """Keeps what is missing; features None: computes it in a pass of the usual size."""
         here = len(self._units)
         if features is None:
-            assert self._batch is not None
+            assert self.batch is not None
             self.bring(module for module, _ in self._units)
-            features = self._pieces(take(images, torch.tensor(missing)), 0, self._batch)
+            features = self._pieces(take(images, torch.tensor(missing)), 0, self.batch)
             positions = list(range(len(missing)))
         else:
             positions = list(missing)
@@ -206,9 +206,9 @@ class FrozenFront:
         rows.put([keys[position] for position in missing], features[positions])
 
     def _give_up(self, reason: str) -> None:
-        samples = self._batch
+        samples = self.batch
         self.close()
-        self._batch = samples
+        self.batch = samples
         warnings.warn(
             f"The cache of features is given up, and they are computed in every epoch: {reason}.",
             stacklevel=2,
@@ -216,7 +216,7 @@ class FrozenFront:
 
     @property
     def _chunked(self) -> bool:
-        return self.chunk is not None and self._batch is not None and self.chunk < self._batch
+        return self.chunk is not None and self.batch is not None and self.chunk < self.batch
 
     def _run(
         self,

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Self
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,15 @@ class EpochRecord:
     def as_dict(self) -> dict[str, Any]:
         """The fields as JSON can hold them."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        """The record of which `as_dict` gave the fields."""
+        evaluations = {
+            name: None if fields[name] is None else Evaluation(**fields[name])
+            for name in ("test", "validation")
+        }
+        return cls(**{**fields, **evaluations})
 
 
 @dataclass(frozen=True)

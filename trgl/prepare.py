@@ -48,6 +48,8 @@ class Task:
         cache: where the features of frozen modules are kept: ``memory`` or a directory; None
             computes them in every epoch.
         offload: modules wait in main memory while they are not needed.
+        save_every: how often a checkpoint is saved, as ``trgl.checkpoint.Every.parse`` reads it.
+        keep: how many checkpoints are kept, at least 1.
     """
 
     recipe: Recipe
@@ -58,6 +60,8 @@ class Task:
     data: str | None = None
     cache: str | None = None
     offload: bool = False
+    save_every: str = "10m"
+    keep: int = 2
 
     @property
     def label(self) -> str:

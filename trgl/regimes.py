@@ -77,6 +77,7 @@ def train_epoch(
     front: Callable[[Tensor], Tensor],
     batches: Iterable[tuple[Tensor, Tensor]],
     on_batch: Callable[[int], None] | None = None,
+    done: int = 0,
 ) -> None:
     """One epoch: on each batch, module after module up to the last one that trains.
 
@@ -87,10 +88,11 @@ def train_epoch(
         front: what all in front of the first that trains make of the images.
         batches: pairs of images [N, C, H, W] and labels [N], on the device.
         on_batch: called after each batch with its number from 1.
+        done: batches of the epoch that are done; `batches` are the others.
     """
     first, last = min(active), max(active)
     needed = [(step, step.number in active) for step in steps if first <= step.number <= last]
-    for count, (images, labels) in enumerate(batches, 1):
+    for count, (images, labels) in enumerate(batches, done + 1):
         x = front(images)
         for step, trains in needed:
             x = step(x, labels, images) if trains else step.skip(x)

@@ -99,6 +99,11 @@ class Residency:
         """Ends a run: all modules are on the device again; optimizer states wait where they are."""
         self.bring(self._parts.values())
 
+    def forget(self) -> None:
+        """Optimizers have got new states, which are on the device."""
+        self._waiting.clear()
+        self._parked.clear()
+
     def send(self, tensor: Tensor) -> Tensor:
         """The same values in main memory."""
         return tensor.cpu()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy
@@ -14,42 +15,44 @@ import torch
 
 import trgl_kernels
 from trgl import rundir
+from trgl.checkpoint import Checkpoints
+from trgl.data.files import ImageFiles
+from trgl.digests import digest_of
 from trgl.metrics import EpochRecord, Evaluation, History
+from trgl.pace import Pace, Progress
 from trgl.prepare import Prepared, threads
 from trgl.rundir import RunDirectory
-from trgl.trainer import Trainer
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is: ``epoch`` of ``epochs``; accuracy of the last evaluation, if any."""
-
-    label: str
-    epoch: int
-    epochs: int
-    accuracy: float | None = None
+from trgl.signals import Interrupts
+from trgl.trainer import Stopped, Trainer
 
 
 def perform(
     prepared: Prepared,
     directory: RunDirectory,
     progress: Callable[[Progress], None] = lambda _: None,
+    resume: bool = False,
 ) -> dict[str, Any]:
-    """Train, and leave configuration, metrics and summary in the run directory.
+    """Train, and leave configuration, metrics, checkpoints and summary in the run directory.
+
+    The first SIGINT or SIGTERM lets the step finish and the state be saved, and then does what it
+    does outside.
 
     Args:
         prepared: what to do; it can be performed once.
         directory: an open run directory.
         progress: called after each epoch; what it raises ends the run.
+        resume: go on from the newest checkpoint, or begin anew where there is none.
 
     Returns:
         What ``summary.json`` holds.
 
     Raises:
+        ValueError: a checkpoint that is another run's, or none that is whole.
         trgl.DivergenceError: a loss that is not finite any more.
+        OSError: the disk took no checkpoint or no metrics at the end.
     """
     task, trainer, loaders = prepared.task, prepared.trainer, prepared.loaders
-    started, clock = time.time(), time.monotonic()
+    started, clock, earlier = time.time(), time.monotonic(), 0.0
     facts: dict[str, Any] = {
         "recipe": task.recipe.name,
         "method": task.method,
@@ -59,30 +62,122 @@ def perform(
         "modules": len(prepared.network),
         "parameters": sum(weight.numel() for weight in prepared.network.parameters()),
     }
-    directory.write_config(_config(prepared, started))
+    pace = Pace(
+        task.label, trainer.phases, loaders.sizes["train"], len(loaders.train), trainer.device
+    )
+    identity = _identity(prepared)
+    before: list[dict[str, Any]] = []  # of earlier parts of the run
+    unwritten: list[dict[str, Any]] = []  # metrics that the disk did not take
+
+    def note() -> dict[str, Any]:
+        seconds = earlier + time.monotonic() - clock
+        return {**identity, "seconds": seconds, "memory": memory_rows(trainer, before)}
+
+    def tell(text: str) -> None:
+        progress(pace.note(text))
 
     def on_epoch(record: EpochRecord) -> None:
-        directory.append_metrics(metric_rows(record))
+        unwritten.extend(metric_rows(record))
+        try:
+            directory.append_metrics(unwritten)
+            unwritten.clear()
+        except OSError as error:
+            tell(f"The metrics of epoch {record.epoch} are not written yet: {error}.")
         chosen = record.validation or record.test
-        accuracy = chosen.accuracy[-1] if chosen else None
-        progress(Progress(task.label, record.epoch, trainer.epochs_total, accuracy))
+        progress(pace.epoch(record.epoch, record.seconds, chosen.accuracy[-1] if chosen else None))
 
+    def on_step(epoch: int, batch: int) -> None:
+        step = pace.step(epoch, batch)
+        if step is not None:
+            progress(step)
+
+    checkpoints = Checkpoints(
+        directory.path / rundir.CHECKPOINTS, task.save_every, task.keep, tell, note
+    )
+    found = None
+    if resume:
+        checkpoints.clean()
+        found = checkpoints.load()
+    if found is not None:
+        _check_identity(found[0], found[1], identity)
+        trainer.load_state_dict(found[1])
+        earlier, before = found[1]["note"]["seconds"], found[1]["note"]["memory"]
+    else:
+        directory.write_config(_config(prepared, started))
+    records = trainer.cursor.records
+    if resume:
+        directory.replace_metrics(row for record in records for row in metric_rows(record))
+    pace.begin(trainer.cursor.epoch, trainer.cursor.batch)
+    interrupts = Interrupts(trainer.stop)
     try:
-        with threads(task.threads):
+        with threads(task.threads), interrupts:
             history = trainer.fit(
-                loaders.train, loaders.test, loaders.validation, on_epoch=on_epoch
+                loaders.train,
+                loaders.test,
+                loaders.validation,
+                on_epoch=on_epoch,
+                on_step=on_step,
+                checkpoints=checkpoints,
+                resume=found is not None,
             )
+        if unwritten:
+            directory.append_metrics(unwritten)
+        if checkpoints.error is not None:
+            raise OSError(checkpoints.trouble())
     except BaseException as error:
-        state = "failed" if isinstance(error, Exception) else "interrupted"
-        facts |= {"state": state, "reason": f"{type(error).__name__}: {error}".rstrip(": ")}
-        directory.write_json(rundir.SUMMARY, facts | {"seconds": time.monotonic() - clock})
+        stopped = isinstance(error, Stopped) or not isinstance(error, Exception)
+        facts |= {
+            "state": "interrupted" if stopped else "failed",
+            "reason": f"{type(error).__name__}: {error}".rstrip(": "),
+        }
+        with contextlib.suppress(OSError):  # the error itself is what has to be told
+            directory.write_json(
+                rundir.SUMMARY, facts | {"seconds": earlier + time.monotonic() - clock}
+            )
+        if isinstance(error, Stopped):
+            interrupts.deliver()
         raise
     facts |= {"state": "done"} | results(history, whole=task.method == "end-to-end")
-    facts["seconds"] = time.monotonic() - clock
+    facts["seconds"] = earlier + time.monotonic() - clock
     facts["training_seconds"] = sum(record.seconds for record in history.records)
-    facts["memory"] = memory_rows(trainer)
+    facts["memory"] = memory_rows(trainer, before)
     directory.write_json(rundir.SUMMARY, facts)
     return facts
+
+
+def _identity(prepared: Prepared) -> dict[str, Any]:
+    """What tells a run from others: a checkpoint of another one is not gone on with."""
+    task, images = prepared.task, prepared.images
+    labels = (images.y_train, images.y_test)
+    pixels = [x for x in (images.x_train, images.x_test) if isinstance(x, torch.Tensor)]
+    files = [x.paths for x in (images.x_train, images.x_test) if isinstance(x, ImageFiles)]
+    names = [[Path(path).parts[-2:] for path in paths] for paths in files]  # the folder may move
+    return {
+        "recipe": task.recipe.as_dict(),
+        "method": task.method,
+        "seed": task.seed,
+        "images": digest_of([*pixels, *labels], repr(names) if names else ""),
+    }
+
+
+def _check_identity(path: Path, state: dict[str, Any], identity: dict[str, Any]) -> None:
+    note = state.get("note") or {}
+    for key, value in identity.items():
+        if note.get(key) == value:
+            continue
+        shown = ""
+        if key == "recipe" and isinstance(note.get(key), dict):
+            theirs = note[key]
+            names = [name for name in value if theirs.get(name) != value[name]]
+            shown = ": " + ", ".join(
+                f"{name} {theirs.get(name)!r} there and {value[name]!r} here" for name in names
+            )
+        elif key != "images":
+            shown = f": {note.get(key)!r} there and {value!r} here"
+        raise ValueError(
+            f"a run goes on from its own checkpoints, but {path} has other {key}{shown}; remove "
+            f"it, or give the directory of the run that it belongs to."
+        )
 
 
 def metric_rows(record: EpochRecord) -> list[dict[str, Any]]:
@@ -113,21 +208,28 @@ def metric_rows(record: EpochRecord) -> list[dict[str, Any]]:
     return rows
 
 
-def memory_rows(trainer: Trainer) -> list[dict[str, Any]]:
+def memory_rows(trainer: Trainer, before: Sequence[Mapping[str, Any]] = ()) -> list[dict[str, Any]]:
     """The peak of every module's steps, in bytes, as its boundary counted it.
+
+    Args:
+        trainer: that trained.
+        before: rows of an earlier part of the run.
 
     A peak is None where nothing counts: without the compiled extension, and on CUDA where the
     process had a higher one before.
     """
     rows = []
+    old = {row["module"]: row for row in before}
     for step in trainer.steps:
         counted = step.boundary.total
+        earlier = old.get(step.number, {"steps": 0, "peak_bytes": None})
+        peaks = [earlier["peak_bytes"], counted.peak if counted.allocated else None]
         rows.append(
             {
                 "module": step.number,
                 "parameters": sum(weight.numel() for weight in step.module.parameters()),
-                "steps": counted.steps,
-                "peak_bytes": counted.peak if counted.allocated else None,
+                "steps": earlier["steps"] + counted.steps,
+                "peak_bytes": max((peak for peak in peaks if peak is not None), default=None),
             }
         )
     return rows

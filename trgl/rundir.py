@@ -1,8 +1,9 @@
 """The directory of a run: made once, written durably, never overwritten by accident.
 
 ``config.json`` says what was asked for, ``metrics.jsonl`` grows by a few lines each epoch,
-``summary.json`` and the picture come at the end. Whole files are replaced atomically (temporary
-file, fsync, rename); lines are appended in one write and synced: what was reported survives.
+``checkpoints`` holds what a run goes on from, ``summary.json`` and the picture come at the end.
+Whole files are replaced atomically (temporary file, fsync, rename); lines are appended in one write
+and synced: what was reported survives.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
+CHECKPOINTS = "checkpoints"
 PICTURE = "accuracy_by_depth.png"
 TABLES = ("table.md", "table.csv", "table.json")
 REPORT = "report.html"
@@ -29,12 +31,16 @@ _MARK = "trgl run directory"
 _OURS = (METRICS, SUMMARY, PICTURE, REPORT, DIAGNOSIS, *TABLES)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old content or the new one, never a part."""
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A stream whose content replaces a file when the context ends without an error.
+
+    Until then the old content stays; afterwards the new one is on the disk to stay.
+    """
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         os.chmod(name, 0o644)
@@ -44,6 +50,12 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.unlink(name)
         raise
     _sync_directory(path.parent)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old content or the new one, never a part."""
+    with replacing(path) as stream:
+        stream.write(content)
 
 
 def to_json(value: Any, indent: int | None = 2) -> str:
@@ -99,7 +111,7 @@ class RunDirectory:
         """
         if out.exists() and not out.is_dir():
             raise ValueError(f"{out} is a file, a run needs a directory; choose another --out.")
-        _make(out)
+        make(out)
         lock = _lock(out)
         try:
             _make_room(out, overwrite)
@@ -109,9 +121,23 @@ class RunDirectory:
         return cls(out, lock)
 
     @classmethod
+    def open(cls, path: Path) -> RunDirectory:
+        """Open the directory of an earlier run, to go on with it.
+
+        Raises:
+            ValueError: there is no run, or it is going on at this moment.
+        """
+        if not is_run_directory(path):
+            raise ValueError(
+                f"{path} holds no run of trgl (no {CONFIG} that says so); give the directory of "
+                f"the run that is to go on."
+            )
+        return cls(path, _lock(path))
+
+    @classmethod
     def numbered(cls, parent: Path, name: str) -> RunDirectory:
         """Make ``parent/name-001``, or the first number above that which is free."""
-        _make(parent)
+        make(parent)
         number = 1
         while True:
             path = parent / f"{name}-{number:03d}"
@@ -137,30 +163,52 @@ class RunDirectory:
         return self.path / name
 
     def append_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Append lines to ``metrics.jsonl``; they are on the disk when this returns."""
+        """Append lines to ``metrics.jsonl``; they are on the disk when this returns.
+
+        Raises:
+            OSError: they cannot be written; then none of them is there.
+        """
         if self._metrics is None:
             flags = os.O_CREAT | os.O_WRONLY | os.O_APPEND
             self._metrics = os.open(self.path / METRICS, flags, 0o644)
             _sync_directory(self.path)
-        text = "".join(to_json(row, indent=None) + "\n" for row in rows).encode()
-        while text:
-            text = text[os.write(self._metrics, text) :]
-        os.fsync(self._metrics)
+        text = _lines(rows)
+        before = os.fstat(self._metrics).st_size
+        try:
+            while text:
+                text = text[os.write(self._metrics, text) :]
+            os.fsync(self._metrics)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._metrics, before)  # no torn line in front of the next one
+            raise
+
+    def replace_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Let ``metrics.jsonl`` hold these lines and no others; others may follow."""
+        self._close_metrics()
+        self.write(METRICS, _lines(rows))
 
     def close(self) -> None:
         """Give the directory free; closing twice is harmless."""
-        if self._metrics is not None:
-            os.close(self._metrics)
-            self._metrics = None
+        self._close_metrics()
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
+
+    def _close_metrics(self) -> None:
+        if self._metrics is not None:
+            os.close(self._metrics)
+            self._metrics = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
+    return "".join(to_json(row, indent=None) + "\n" for row in rows).encode()
 
 
 def is_run_directory(path: Path) -> bool:
@@ -181,7 +229,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _make(path: Path) -> None:
+def make(path: Path) -> None:
     """Make a directory and those above it, so that they survive a crash."""
     new = [place for place in (path, *path.parents) if not place.exists()]
     path.mkdir(parents=True, exist_ok=True)
@@ -227,6 +275,13 @@ def _make_room(path: Path, overwrite: bool) -> None:
 
 def _clear(path: Path) -> None:
     """Remove an earlier run's files; the mark goes last."""
+    folder = path / CHECKPOINTS
+    if folder.is_dir() and not folder.is_symlink():
+        for pattern in ("step-*.pt", "step-*.pt.damaged", ".step-*.pt.*"):
+            for checkpoint in folder.glob(pattern):
+                checkpoint.unlink()
+        with contextlib.suppress(OSError):  # something of somebody else's is in it
+            folder.rmdir()
     for name in (*_OURS, CONFIG):
         with contextlib.suppress(FileNotFoundError):
             (path / name).unlink()

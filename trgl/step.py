@@ -93,16 +93,16 @@ class LocalStep:
         self.passing = ModuleBoundary(f"module {number}, which is frozen", [module])
         self._device_type = device.type
         self._autocast = autocast
-        self._parameters = [p for o in self.optimizers for g in o.param_groups for p in g["params"]]
-        self._together = Together(self.optimizers, self._parameters)
-        self._pending = 0
+        self.parameters = [p for o in self.optimizers for g in o.param_groups for p in g["params"]]
+        self._together = Together(self.optimizers, self.parameters)
+        self.pending = 0
         self._shared = list(shared) if accumulate > 1 else []
-        self._held: list[Tensor | None] = [None] * len(self._shared)
+        self.held: list[Tensor | None] = [None] * len(self._shared)
 
     def begin(self) -> None:
         """Begins a run: forgets gradients of other backward passes and of one interrupted."""
-        self._pending = 0
-        self._held = [None] * len(self._shared)
+        self.pending = 0
+        self.held = [None] * len(self._shared)
         self.module.zero_grad(set_to_none=True)
         self._together.zero_grad(set_to_none=True)
         if self.scaler is not None:  # its scale goes on, a step begun does not
@@ -126,7 +126,7 @@ class LocalStep:
 
     def _train(self, x: Tensor, labels: Tensor, images: Tensor) -> Tensor:
         """The step, in a frame of its own: its local tensors are gone when the boundary closes."""
-        first = self._pending == 0
+        first = self.pending == 0
         cost: Tensor | None = None
         with self.precision():
             if self.weights is None:
@@ -149,8 +149,8 @@ class LocalStep:
 
         self._take_held()
         (objective if self.scaler is None else self.scaler.scale(objective)).backward()
-        self._pending += 1
-        if self._pending == self.accumulate:
+        self.pending += 1
+        if self.pending == self.accumulate:
             self.update()
         else:
             self._hold(first)
@@ -160,16 +160,16 @@ class LocalStep:
 
     def update(self) -> None:
         """The optimizer step on the gradients of the batches since the last one, if any."""
-        batches, self._pending = self._pending, 0
+        batches, self.pending = self.pending, 0
         if batches == 0:
             return
         self._take_held()
         if self.scaler is not None:
             self.scaler.unscale_(self._together)
         if batches > 1:
-            torch._foreach_div_([p.grad for p in self._parameters if p.grad is not None], batches)
+            torch._foreach_div_([p.grad for p in self.parameters if p.grad is not None], batches)
         if self.clip_norm is not None:
-            clip_grad_norm_(self._parameters, self.clip_norm)
+            clip_grad_norm_(self.parameters, self.clip_norm)
         if self.scaler is None:
             for optimizer in self.optimizers:
                 optimizer.step()
@@ -205,8 +205,8 @@ class LocalStep:
     def _take_held(self) -> None:
         """Gives the shared head this module's gradients back."""
         for position, parameter in enumerate(self._shared):
-            if self._held[position] is not None:
-                parameter.grad, self._held[position] = self._held[position], None
+            if self.held[position] is not None:
+                parameter.grad, self.held[position] = self.held[position], None
 
     def _hold(self, first: bool) -> None:
         """Keeps this module's gradients until it goes on, those of a shared head off that head.
@@ -215,9 +215,9 @@ class LocalStep:
         them in place.
         """
         for position, parameter in enumerate(self._shared):
-            self._held[position], parameter.grad = parameter.grad, None
-        own = [p.grad for p in self._parameters] if first else []
-        for gradient in (*self._held, *own):
+            self.held[position], parameter.grad = parameter.grad, None
+        own = [p.grad for p in self.parameters] if first else []
+        for gradient in (*self.held, *own):
             if gradient is not None:
                 self.boundary.keep(gradient)
 

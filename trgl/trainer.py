@@ -1,18 +1,19 @@
 """Epochs, evaluation and records around a regime."""
 
-import time
+import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, closing
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from .checkpoint import Checkpoints, read, write
 from .encoder import FrozenEncoder
-from .evaluation import evaluate
 from .feed import Feed, Loader, feed_for
+from .fitting import Fitting, Stopped, evaluated
 from .frozen import FrozenFront
-from .meter import DivergenceError, measured
+from .meter import DivergenceError
 from .metrics import EpochRecord, Evaluation, History
 from .network import GreedyNetwork
 from .per_module import (
@@ -25,14 +26,15 @@ from .per_module import (
     steps_of,
     weights_of,
 )
-from .regimes import Phase, schedule, train_epoch
+from .regimes import Phase, schedule
 from .residency import Residency
 from .schedulers import SchedulerBuilder, Schedulers
+from .state import Cursor, check_state, load_state, state_of
 from .step import Criterion
 from .store import Place
 from .transport import Multipliers, Transport
 
-__all__ = ["DivergenceError", "Trainer"]
+__all__ = ["DivergenceError", "Stopped", "Trainer"]
 
 
 class Trainer:
@@ -151,6 +153,10 @@ class Trainer:
             epochs_by_number,
             sum(max(phase.active) > 0 for phase in self.phases),
         )
+        self.cursor = Cursor()
+        self.fitting: Fitting | None = None
+        self.steady = True  # between two batches: a state taken here is whole
+        self.halting = False
 
     @property
     def epochs_total(self) -> int:
@@ -165,6 +171,8 @@ class Trainer:
         *,
         on_epoch: Callable[[EpochRecord], None] | None = None,
         on_step: Callable[[int, int], None] | None = None,
+        checkpoints: Checkpoints | None = None,
+        resume: bool | str | os.PathLike[str] = False,
     ) -> History:
         """Trains the network, and leaves it in evaluation mode.
 
@@ -173,12 +181,22 @@ class Trainer:
         multipliers go on, and the generators start from `seed` again. Evaluating draws nothing that
         training would have drawn: it never changes what is learned.
 
+        With `resume` the training goes on instead, and is on the CPU bit by bit the one that was
+        never interrupted, whatever the batch after which it was. The loader gives the batches that
+        it gave: its order and what it draws depend on the generators, on a `generator`, `epoch` or
+        `state_dict` of its own or its sampler's; batches that are done are asked for again, and
+        passed over. Workers that persist from epoch to epoch draw anew.
+
         Args:
             train: re-iterable of (images [N, C, H, W] float, labels [N] int64).
             test: evaluated to be reported.
             validation: evaluated to choose the best module.
             on_epoch: called after each epoch with its record.
             on_step: called after each batch with the numbers of epoch and batch, from 1.
+            checkpoints: where and how often the state is saved, also when the training is over or
+                stopped. A disk that takes nothing is told, and the training goes on.
+            resume: True goes on from where an earlier call was stopped or `load_state_dict` led; a
+                file or a folder of checkpoints is loaded first.
 
         Returns:
             What was measured, per epoch.
@@ -186,7 +204,9 @@ class Trainer:
         Raises:
             ValueError: an empty set, images or labels that do not fit the network, an encoder that
                 is frozen before it was calibrated, a transport cost without any energy, a cache
-                that cannot be: nothing is frozen, the images change, or there is no room.
+                that cannot be: nothing is frozen, the images change, or there is no room; a state
+                that does not fit, or that a checkpoint cannot hold.
+            Stopped: `stop` was called.
             DivergenceError: a loss became infinite or NaN.
         """
         feed = self._feed(train, "training")
@@ -194,21 +214,83 @@ class Trainer:
             None if loader is None else self._feed(loader, name)
             for loader, name in ((test, "test"), (validation, "validation"))
         ]
+        if resume is False:
+            self.cursor, self.steady = Cursor(), True
+        elif resume is not True:
+            self.load(resume)
+        self._check_steady()
         if isinstance(self.network.encoder, FrozenEncoder):
             self.network.encoder.check_calibrated()
         self._open(feed)
-        records: list[EpochRecord] = []
-        self.network.zero_grad(set_to_none=True)
-        for step in self.steps:
-            step.begin()
-        with self._fork(), closing(self.front), closing(self.residency):
-            torch.manual_seed(self.seed)
-            for epoch, phase in enumerate(self.phases, 1):
-                record = self._epoch(epoch, phase, feed, others[0], others[1], on_step)
-                records.append(record)
-                if on_epoch is not None:
-                    on_epoch(record)
-        return History(tuple(records))
+        Fitting(self, feed, others[0], others[1], on_epoch, on_step, checkpoints).run()
+        return History(tuple(self.cursor.records))
+
+    def stop(self) -> None:
+        """Lets `fit` finish its batch, save, and raise `trgl.Stopped`; from wherever it is called.
+
+        It may be called in a callback, a signal handler or another thread. An evaluation is left at
+        once, and done again by the `fit` that goes on.
+        """
+        self.halting = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that decides how the training goes on, at this place between two batches.
+
+        Weights, buffers, optimizers, schedulers, loss scalers, multipliers, gradients that wait for
+        their optimizer, the place in the regime, in the epoch and in the loader, the records so
+        far, and the generators of Python, NumPy, PyTorch and the device. The tensors are the
+        trainer's own: write them, or copy them.
+
+        Call it in `on_step` or `on_epoch`, or when `fit` is over or was stopped.
+
+        Raises:
+            ValueError: in the middle of a batch, or after an error that ended `fit` there.
+        """
+        self._check_steady()
+        if self.fitting is not None:
+            self.fitting.mark()
+        return state_of(self)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes up a state; `fit(..., resume=True)` goes on from there.
+
+        The trainer must have been built as it was when the state was taken, for the same network.
+        More epochs may follow than were planned then.
+
+        Raises:
+            ValueError: the state is of another training or network; nothing is changed then.
+        """
+        check_state(self, state)
+        load_state(self, state)
+        self.steady = True
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the state into a file, which is replaced as a whole or not at all.
+
+        Raises:
+            ValueError: as `state_dict`, or an optimizer or scheduler has a state that cannot be
+                read without running code.
+            OSError: the file cannot be written.
+        """
+        write(Path(path), self.state_dict())
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Takes up the state in a file, or the newest whole one in a folder of checkpoints.
+
+        Nothing in the file is run as code.
+
+        Raises:
+            ValueError: as `load_state_dict`, the file is damaged, or the folder has no checkpoint.
+            OSError: it cannot be read.
+        """
+        place = Path(path)
+        if not place.is_dir():
+            self.load_state_dict(read(place))
+            return
+        found = Checkpoints(place).load()
+        if found is None:
+            raise ValueError(f"{place} must hold a checkpoint to go on from, but there is none.")
+        self.load_state_dict(found[1])
 
     def evaluate(self, loader: Loader) -> Evaluation:
         """Accuracy and loss of all modules on a data set; end to end, of the last one only.
@@ -218,7 +300,7 @@ class Trainer:
         Raises:
             ValueError: an empty set, or images or labels that do not fit the network.
         """
-        return self._evaluate(self._feed(loader, "evaluation"))
+        return evaluated(self, iter(self._feed(loader, "evaluation")))
 
     def check_cache(self, train: Loader) -> None:
         """Holds that the features of a training set can be kept, as `fit` does.
@@ -234,56 +316,6 @@ class Trainer:
             feed.check_repeats()
         self.front.open([phase.active for phase in self.phases], feed.samples)
 
-    def _epoch(
-        self,
-        epoch: int,
-        phase: Phase,
-        train: Feed,
-        test: Feed | None,
-        validation: Feed | None,
-        on_step: Callable[[int, int], None] | None,
-    ) -> EpochRecord:
-        started = time.perf_counter()
-        active = [step for step in self.steps if step.number in phase.active]
-        self.network.eval()
-        for step in active:
-            step.module.train()
-            step.meter.reset()
-        self.residency.begin(phase.active)
-        self.front.begin(phase.active)
-        train_epoch(
-            self.steps,
-            phase.active,
-            self.front,
-            train,
-            None if on_step is None else lambda batch: on_step(epoch, batch),
-        )
-        self.front.end()
-        loss, cost, accuracy = measured({step.number: step.meter for step in active}, epoch)
-        seconds = time.perf_counter() - started
-        rates = {s.number: float(s.optimizers[0].param_groups[0]["lr"]) for s in active}
-        self.schedulers.step(loss)
-        weights = {} if self.weights is None else dict(enumerate(self.weights.current()))
-        due = epoch % self.evaluate_every == 0 or epoch == len(self.phases)
-        return EpochRecord(
-            epoch=epoch,
-            lap=phase.lap,
-            trained=phase.active,
-            train_loss=loss,
-            train_accuracy=accuracy,
-            cost=cost,
-            weight={s.number: weights[s.place - 1] for s in active if s.weights is not None},
-            learning_rate=rates,
-            test=self._evaluate(test) if due and test is not None else None,
-            validation=self._evaluate(validation) if due and validation is not None else None,
-            seconds=seconds,
-        )
-
-    def _evaluate(self, feed: Feed) -> Evaluation:
-        self.residency.bring([self.network])
-        with self._fork():  # so that evaluating changes nothing of what training draws
-            return evaluate(self.network, self.steps, feed, whole=self.regime == "end-to-end")
-
     def _feed(self, loader: Loader, name: str) -> Feed:
         return feed_for(self.network, loader, name, self.device, self.channels_last, self.autocast)
 
@@ -292,6 +324,10 @@ class Trainer:
             return []
         return [p for p in self.network[0].head.parameters() if p.requires_grad]
 
-    def _fork(self) -> AbstractContextManager[None]:
-        """Gives the generators of PyTorch back as they were."""
-        return torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else [])
+    def _check_steady(self) -> None:
+        if not self.steady:
+            raise ValueError(
+                "A training goes on from between two batches, but this one stands in the middle of "
+                "one, where an error ended it or this was called. Resume from a checkpoint, or "
+                "call fit without resume to train anew from these weights."
+            )

@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -26,13 +27,14 @@ import torch
 
 from trgl import rundir
 from trgl.data import ImageData
+from trgl.pace import Progress
 from trgl.prepare import Prepared, Task, prepare
 from trgl.report import compare, draw
-from trgl.run import Progress, perform
+from trgl.run import perform
 from trgl.rundir import RunDirectory
 
 Summary = dict[str, Any]
-_PATIENCE_SECONDS = 5.0
+_PATIENCE_SECONDS = 120.0  # for a step and a save
 _MOST_THREADS = 1024
 
 
@@ -253,15 +255,19 @@ def _interrupts_held() -> Iterator[None]:
 
 
 def _stop(workers: Sequence[BaseProcess]) -> None:
-    for worker in workers:
-        if worker.pid is not None and worker.is_alive():
-            worker.terminate()
-    for worker in workers:
-        if worker.pid is not None:
-            worker.join(_PATIENCE_SECONDS)
+    """Let the processes finish their step, save and end; an interrupt meanwhile kills them."""
+    alive = [worker for worker in workers if worker.pid is not None and worker.is_alive()]
+    for worker in alive:
+        worker.terminate()
+    until = time.monotonic() + _PATIENCE_SECONDS
+    try:
+        for worker in alive:
+            worker.join(max(0.0, until - time.monotonic()))
+    finally:
+        for worker in alive:
             if worker.is_alive():
                 worker.kill()
-                worker.join()
+            worker.join()
 
 
 def _work(pipe: Any, packed: dict[str, Any]) -> None:

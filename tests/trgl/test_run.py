@@ -16,9 +16,10 @@ from trgl import recipes, rundir
 from trgl.build import build_network
 from trgl.data import ImageData
 from trgl.metrics import EpochRecord, Evaluation
+from trgl.pace import Progress
 from trgl.prepare import Task, make_loaders, make_transport, prepare
 from trgl.recipes import Recipe
-from trgl.run import Progress, metric_rows, perform
+from trgl.run import metric_rows, perform
 from trgl.rundir import RunDirectory, read_metrics
 from trgl.schedulers import Schedule
 from trgl.transport import Multipliers, Transport

@@ -18,9 +18,9 @@ from runs import few_digits, without_times
 
 from trgl import recipes, rundir
 from trgl.data import ImageData
+from trgl.pace import Progress
 from trgl.prepare import Task
 from trgl.recipes import Recipe
-from trgl.run import Progress
 from trgl.workers import Job, _interrupts_held, cores, run_all, threads_per_run
 
 

@@ -7,7 +7,7 @@ import sys
 import time
 from typing import TextIO
 
-from trgl.run import Progress
+from trgl.pace import Progress
 from trgl_kernels import extension
 
 _WIDTH = 24

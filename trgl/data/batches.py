@@ -129,9 +129,13 @@ class Batches:
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return self.iterate()
+
+    def iterate(self, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """The next epoch from its batch ``first`` on, counted from 0."""
         epoch = self.epoch
         self.epoch += 1
-        return self._epoch(epoch)
+        return self._epoch(epoch, first)
 
     def _bounds(self) -> list[tuple[int, int]]:
         count = len(self._labels)
@@ -142,7 +146,7 @@ class Batches:
             starts.pop()
         return list(zip(starts, [*starts[1:], count], strict=True))
 
-    def _epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _epoch(self, epoch: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
         count = len(self._labels)
         draws = generator(self.seed, 2, epoch)
         order = torch.randperm(count, generator=draws) if self.shuffle else torch.arange(count)
@@ -151,7 +155,7 @@ class Batches:
         mirrored = torch.rand(count, generator=draws) < 0.5  # [N]
         if not self.flip:
             mirrored.zero_()
-        bounds = self._bounds()
+        bounds = self._bounds()[first:]
         if isinstance(self._images, ImageFiles):
             batches = self._read(self._images, bounds, order, corners, mirrored)
         else:

@@ -241,6 +241,24 @@ class Recipe(NetworkFields):
         del values["sources"]
         return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], sources: Mapping[str, str]) -> Recipe:
+        """The recipe of which ``as_dict`` gave the values; fields that are missing are as default.
+
+        Raises:
+            ValueError: an unknown field, or a value that it cannot have.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(values.keys() - known)
+        if unknown:
+            raise ValueError(
+                f"a recipe has no field {', '.join(unknown)}; another version of trgl wrote this."
+            )
+        fields: dict[str, Any] = {
+            key: tuple(v) if isinstance(v, list) else v for key, v in values.items()
+        }
+        return cls(**{**fields, "sources": dict(sources)})
+
 
 def options() -> list[dataclasses.Field[Any]]:
     """The fields that can be overridden, in the order of the class."""

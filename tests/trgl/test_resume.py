@@ -1,0 +1,219 @@
+"""Stopping and going on: bit by bit the training that was never interrupted."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from small import CLASSES, SHAPE, batches, differing, network, sgd, state
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+import trgl
+from trgl.data import Batches
+from trgl.feed import Loader
+
+BATCHES = 3
+
+
+class Drawn(Dataset[tuple[Tensor, Tensor]]):
+    """Images that change at random whenever they are read."""
+
+    def __init__(self, draw: Callable[[], float]) -> None:
+        pairs = batches(BATCHES)
+        self.images = torch.cat([images for images, _ in pairs])
+        self.labels = torch.cat([labels for _, labels in pairs])
+        self.draw = draw
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.images[index] + 0.1 * self.draw(), self.labels[index]
+
+
+def from_three() -> float:
+    return random.random() + float(numpy.random.rand()) + float(torch.rand(()))
+
+
+def drawn(seeded: int | None = None, **options: Any) -> Callable[[], Loader]:
+    def loader() -> Loader:
+        generator = None if seeded is None else torch.Generator().manual_seed(seeded)
+        return DataLoader(
+            Drawn(from_three), batch_size=8, shuffle=True, generator=generator, **options
+        )
+
+    return loader
+
+
+def shuffled() -> Loader:
+    generator = torch.Generator().manual_seed(5)
+    images = torch.randint(0, 256, (8 * BATCHES, *SHAPE), generator=generator).to(torch.uint8)
+    labels = torch.arange(8 * BATCHES) % CLASSES
+    return Batches(images, labels, 8, shuffle=True, crop_padding=1, flip=True, seed=3)
+
+
+def dropped(seed: int = 0) -> trgl.GreedyNetwork:
+    """With a head that draws."""
+
+    def head(shape: Any, classes: int) -> nn.Module:
+        return nn.Sequential(nn.Dropout(0.3), trgl.heads.linear(shape, classes))
+
+    return network(seed=seed, head=head)
+
+
+def trainer(**options: Any) -> trgl.Trainer:
+    modules = copied(options.pop("network", network))
+    common: dict[str, Any] = {"optimizer": sgd, "epochs": 2, "transport": trgl.Transport(0.5)}
+    return trgl.Trainer(modules, **{**common, **options})
+
+
+@functools.cache
+def built(build: Callable[[], trgl.GreedyNetwork]) -> trgl.GreedyNetwork:
+    return build()
+
+
+def copied(build: Callable[[], trgl.GreedyNetwork]) -> trgl.GreedyNetwork:
+    """A network as it was built, which takes longer than what these tests train."""
+    return copy.deepcopy(built(build))
+
+
+def seed_all() -> None:
+    random.seed(1)
+    numpy.random.seed(1)
+    torch.manual_seed(1)
+
+
+def without_times(history: trgl.History) -> list[dict[str, Any]]:
+    return [{**record.as_dict(), "seconds": 0.0} for record in history.records]
+
+
+def adam(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters, lr=0.01, amsgrad=True)
+
+
+def steps(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+    return torch.optim.lr_scheduler.MultiStepLR(optimizer, [1, 2], 0.3)
+
+
+def plateau(optimizer: torch.optim.Optimizer) -> Any:
+    return torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, threshold=0.5)
+
+
+def cosine(optimizer: torch.optim.Optimizer) -> Any:
+    warm = torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, total_iters=1)
+    after = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 3)
+    return torch.optim.lr_scheduler.SequentialLR(optimizer, [warm, after], [1])
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "parallel": {},
+    "parallel, uneven epochs": {"epochs": [1, 3, 2]},
+    "sequential": {"regime": "sequential", "scheduler": steps},
+    "multi-lap": {"regime": "multi-lap", "laps": 2, "scheduler": cosine},
+    "end-to-end": {"regime": "end-to-end", "scheduler": plateau},
+    "multipliers": {"transport": trgl.Multipliers(every=2)},
+    "multipliers, multi-lap": {
+        "transport": trgl.Multipliers(every=2), "regime": "multi-lap", "laps": 2
+    },
+    "AdamW": {"optimizer": adam},
+    "accumulated": {"accumulate": 2, "clip_norm": 0.1},
+    "accumulated, shared head": {
+        "accumulate": 2, "network": lambda: network(shared_head=True), "transport": None
+    },
+    "float16 with loss scaling": {"autocast": torch.float16, "accumulate": 2},
+    "frozen encoder, chunks": {
+        "network": lambda: network(encoder="stem", freeze_encoder=True),
+        "regime": "sequential", "chunk": 3,
+    },
+    "cache": {"regime": "sequential", "cache": "memory"},
+    "trained encoder": {"network": lambda: network(encoder="stem")},
+    "dropout": {"network": dropped},
+    "post-activation": {"network": lambda: network(block="post-activation")},
+}  # fmt: skip
+
+LOADERS: dict[str, Callable[[], Loader]] = {
+    "list": lambda: batches(BATCHES),
+    "shuffled and augmented": shuffled,
+    "DataLoader": drawn(),
+    "DataLoader with a generator": drawn(seeded=4),
+}
+
+
+def stopped_everywhere(
+    options: dict[str, Any], loader: Callable[[], Loader], path: Path, test: Loader | None
+) -> int:
+    """Trains, is stopped after every batch, and goes on in a new trainer each time."""
+    count = 0
+    while True:
+        seed_all()  # a new process has other states than the one that was stopped
+        random.random()
+        torch.rand(2)
+        one = trainer(**options)
+        numbers: list[tuple[int, int]] = []
+
+        def on_step(
+            epoch: int, batch: int, one: trgl.Trainer = one, seen: list[Any] = numbers
+        ) -> None:
+            seen.append((epoch, batch))
+            one.stop()
+
+        resume: Any = path if path.exists() else False
+        if not count:
+            seed_all()
+        with contextlib.suppress(trgl.Stopped):
+            one.fit(loader(), test, on_step=on_step, resume=resume)
+        one.save(path)
+        if not numbers:
+            return count
+        count += 1
+        assert len(numbers) == 1
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_training_that_is_stopped_after_every_batch_is_the_one_that_is_not(
+    tmp_path: Path, case: str
+) -> None:
+    check(tmp_path, CASES[case], LOADERS["list"])
+
+
+@pytest.mark.parametrize("loader", list(LOADERS)[1:])
+@pytest.mark.parametrize("case", ["parallel", "multi-lap", "dropout"])
+def test_it_goes_on_with_the_batches_that_it_would_have_had(
+    tmp_path: Path, case: str, loader: str
+) -> None:
+    check(tmp_path, CASES[case], LOADERS[loader])
+
+
+def check(path: Path, options: dict[str, Any], loader: Callable[[], Loader]) -> None:
+    test = batches(2, seed=9)
+    whole = trainer(**options)
+    seed_all()
+    history = whole.fit(loader(), test)
+    count = stopped_everywhere(options, loader, path / "state.pt", test)
+    assert count == BATCHES * len(whole.phases)
+    parts = trainer(**options)
+    resumed = parts.fit(loader(), test, resume=path / "state.pt")
+    assert without_times(resumed) == without_times(history)
+    assert differing(state(parts.network), state(whole.network)) == []
+    mine, theirs = parts.state_dict(), whole.state_dict()
+    for key in ("optimizers", "schedulers", "weights", "scalers"):
+        assert same(mine[key], theirs[key]), key
+
+
+def same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return bool(a == b)

@@ -1,0 +1,162 @@
+"""How far a run is, how fast it goes, and how long it will take."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from trgl.regimes import Phase
+
+_SECONDS = 0.5  # between two reports inside an epoch
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is: ``epoch`` of ``epochs`` are done, and a part of the next one.
+
+    Attributes:
+        label: of the run.
+        epoch: epochs that are over.
+        epochs: of the run.
+        accuracy: of the last evaluation, a fraction; None before the first.
+        part: of the next epoch that is done, from 0 to 1; 0 where a loader does not say its length.
+        modules: numbers of those that train.
+        module_epoch, module_epochs: the same for these modules alone, in this lap.
+        left, module_left: seconds that the run, and these modules, will still take; None at first.
+        rate: training images per second, evaluation apart; None at first.
+        memory: the highest so far in bytes, of the device, or on the CPU of the process.
+        note: a sentence that a person should read; the rest is empty then.
+    """
+
+    label: str
+    epoch: int
+    epochs: int
+    accuracy: float | None = None
+    part: float = 0.0
+    modules: tuple[int, ...] = ()
+    module_epoch: int = 0
+    module_epochs: int = 0
+    left: float | None = None
+    module_left: float | None = None
+    rate: float | None = None
+    memory: int | None = None
+    note: str = ""
+
+    @property
+    def share(self) -> float:
+        """Of the run that is done, from 0 to 1."""
+        return min(1.0, (self.epoch + self.part) / self.epochs)
+
+
+class Pace:
+    """Watches a run and reports now and then.
+
+    Args:
+        label: of the run.
+        phases: its epochs.
+        images: in a training epoch.
+        batches: in a training epoch; None if that is not known.
+        device: of the run.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        phases: Sequence[Phase],
+        images: int,
+        batches: int | None,
+        device: torch.device,
+    ) -> None:
+        self._label = label
+        self._phases = phases
+        self._images = images
+        self._batches = batches
+        self._device = device
+        self._accuracy: float | None = None
+        self._began = self._told = time.monotonic()
+        self._from = 0.0  # epochs that were over when it began
+        self._module_began, self._module_from = self._began, 0.0
+        self._trained = (0, 0.0)  # images and seconds of the epochs since it began
+
+    def begin(self, epoch: int, batch: int) -> None:
+        """The training begins, or goes on behind so many epochs and batches of the next one."""
+        self._began = self._module_began = self._told = time.monotonic()
+        self._from = self._module_from = epoch + self._part(batch)
+
+    def epoch(self, number: int, seconds: float, accuracy: float | None) -> Progress:
+        """An epoch is over.
+
+        Args:
+            number: from 1.
+            seconds: of its training.
+            accuracy: of its evaluation, if it had one.
+        """
+        self._accuracy = self._accuracy if accuracy is None else accuracy
+        if number - self._from >= 1:  # a whole one
+            images, before = self._trained
+            self._trained = (images + self._images, before + seconds)
+        progress = self._progress(number, 0.0, self._phases[number - 1])
+        last = number == len(self._phases)
+        if not last and self._phases[number] != self._phases[number - 1]:
+            self._module_began, self._module_from = time.monotonic(), float(number)
+        return progress
+
+    def step(self, epoch: int, batch: int) -> Progress | None:
+        """A batch is over; something to report only if the last report was a while ago.
+
+        Args:
+            epoch: that it belongs to, from 1.
+            batch: its number in it, from 1.
+        """
+        now = time.monotonic()
+        if now - self._told < _SECONDS:
+            return None
+        return self._progress(epoch - 1, self._part(batch), self._phases[epoch - 1])
+
+    def note(self, text: str) -> Progress:
+        """Something that a person should read."""
+        return Progress(self._label, 0, len(self._phases), note=text)
+
+    def _part(self, batch: int) -> float:
+        return min(1.0, batch / self._batches) if self._batches else 0.0
+
+    def _progress(self, epoch: int, part: float, phase: Phase) -> Progress:
+        now = self._told = time.monotonic()
+        done, total = epoch + part, len(self._phases)
+        at = min(epoch, total - 1) if part else epoch - 1
+        first = last = max(0, at)
+        while first > 0 and self._phases[first - 1] == phase:
+            first -= 1
+        while last < total - 1 and self._phases[last + 1] == phase:
+            last += 1
+        images, seconds = self._trained
+        return Progress(
+            self._label,
+            epoch,
+            total,
+            self._accuracy,
+            part,
+            phase.active,
+            epoch - first,
+            last + 1 - first,
+            _left(now - self._began, done - self._from, total - done),
+            _left(now - self._module_began, done - self._module_from, last + 1 - done),
+            images / seconds if seconds > 0 else None,
+            self._memory(),
+        )
+
+    def _memory(self) -> int:
+        if self._device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self._device)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _left(seconds: float, done: float, rest: float) -> float | None:
+    """What the rest takes if it goes on as before; None while nothing is done."""
+    return seconds * rest / done if done > 0 else None

@@ -1,0 +1,212 @@
+"""All that decides how a training goes on: taken from a trainer, and put into one."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from .metrics import EpochRecord
+from .step import LocalStep
+
+if TYPE_CHECKING:
+    from .trainer import Trainer
+
+State = dict[str, Any]
+_FORMAT = 1
+
+
+@dataclass
+class Cursor:
+    """Where a training is, between two batches.
+
+    Args:
+        epoch: epochs that are over.
+        batch: batches of the next one that are done.
+        step: batches of the run that are done.
+        seconds: spent training in the epoch that is begun.
+        records: of the epochs that are over.
+        start: generators and loader at the beginning of the epoch that is begun; None before the
+            first.
+        generators: at this place; None before the first batch.
+        steps: of the modules, by number: what an epoch that is begun has added up; empty where
+            none is begun.
+        front: the batch size of the run; None before the first batch.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    records: list[EpochRecord] = field(default_factory=list)
+    start: State | None = None
+    generators: State | None = None
+    steps: dict[int, State] = field(default_factory=dict)
+    front: int | None = None
+
+
+def state_of(trainer: "Trainer") -> State:
+    """The state of a trainer that stands between two batches; its tensors are the trainer's own."""
+    return {
+        "format": _FORMAT,
+        "signature": _signature(trainer),
+        "cursor": {
+            **vars(trainer.cursor),
+            "records": [record.as_dict() for record in trainer.cursor.records],
+        },
+        "network": dict(trainer.network.state_dict()),
+        "buffers": _unsaved_buffers(trainer.network),
+        "criteria": [
+            dict(s.criterion.state_dict()) if isinstance(s.criterion, nn.Module) else {}
+            for s in trainer.steps
+        ],
+        "scalers": [None if s.scaler is None else s.scaler.state_dict() for s in trainer.steps],
+        "optimizers": [optimizer.state_dict() for optimizer in _optimizers(trainer)],
+        "schedulers": [scheduler.state_dict() for scheduler in _schedulers(trainer)],
+        "weights": None if trainer.weights is None else trainer.weights.state_dict(),
+    }
+
+
+def check_state(trainer: "Trainer", state: State) -> None:
+    """Holds that a state fits a trainer, before anything is changed.
+
+    Raises:
+        ValueError: it is something else than a state, or of another network or training.
+    """
+    if not isinstance(state, Mapping) or state.get("format") != _FORMAT:
+        raise ValueError(
+            f"A training goes on from what Trainer.state_dict gave, but got "
+            f"{type(state).__name__}{'' if isinstance(state, Mapping) else f' {state!r}'} without "
+            f"format {_FORMAT}. Give the state or the file of a Trainer."
+        )
+    ours, theirs = _signature(trainer), dict(state["signature"])
+    done = state["cursor"]["epoch"] + (state["cursor"]["batch"] > 0)
+    for signature in (ours, theirs):  # more epochs may follow now than were planned then
+        signature["epochs"] = signature["epochs"][:done]
+    for key, value in ours.items():
+        if theirs.get(key) != value:
+            raise ValueError(
+                f"A training goes on with the arguments that it began with, but the state has "
+                f"{key} {theirs.get(key)!r} where this trainer has {value!r}. Build the trainer "
+                f"as it was when the state was saved."
+            )
+    mine = trainer.network.state_dict()
+    for name in sorted(mine.keys() ^ state["network"].keys()):
+        where = "the state" if name in mine else "this network"
+        raise ValueError(
+            f"A state belongs to one network, but {where} has no {name!r}. Build and split the "
+            f"model as it was when the state was saved."
+        )
+    for name, value in mine.items():
+        found = state["network"][name]
+        if isinstance(value, Tensor) and (value.shape, value.dtype) != (found.shape, found.dtype):
+            raise ValueError(
+                f"A state belongs to one network, but {name!r} has {list(found.shape)} "
+                f"{found.dtype} in it and {list(value.shape)} {value.dtype} here. Build and split "
+                f"the model as it was when the state was saved."
+            )
+
+
+def load_state(trainer: "Trainer", state: State) -> None:
+    """Puts a state that was checked into a trainer."""
+    network = trainer.network
+    trainer.residency.forget()
+    network.load_state_dict(state["network"])
+    buffers = dict(network.named_buffers())
+    for name, value in state["buffers"].items():
+        if name in buffers:
+            with torch.no_grad():
+                buffers[name].copy_(value)
+    for step, criterion, scaler in zip(
+        trainer.steps, state["criteria"], state["scalers"], strict=True
+    ):
+        if isinstance(step.criterion, nn.Module):
+            step.criterion.load_state_dict(criterion)
+        if step.scaler is not None and scaler is not None:
+            step.scaler.load_state_dict(scaler)
+    for optimizer, saved in zip(_optimizers(trainer), state["optimizers"], strict=True):
+        _load_optimizer(optimizer, copy.deepcopy(saved))
+    for scheduler, saved in zip(_schedulers(trainer), state["schedulers"], strict=True):
+        scheduler.load_state_dict(copy.deepcopy(saved))
+    if trainer.weights is not None:
+        trainer.weights.load_state_dict(state["weights"])
+    records = [EpochRecord.from_dict(record) for record in state["cursor"]["records"]]
+    trainer.cursor = Cursor(**{**state["cursor"], "records": records})
+
+
+def step_state(step: LocalStep) -> State:
+    """What a module's epoch has added up: sums, and gradients that wait for their optimizer."""
+    waiting = step.pending > 0
+    return {
+        "sums": step.meter.sums.clone(),
+        "samples": step.meter.samples,
+        "pending": step.pending,
+        "gradients": [p.grad for p in step.parameters] if waiting else [],
+        "held": list(step.held),
+    }
+
+
+def load_step(step: LocalStep, state: State) -> None:
+    """Puts it back, after `LocalStep.begin`."""
+    step.meter.sums.copy_(state["sums"])
+    step.meter.samples = state["samples"]
+    step.pending = state["pending"]
+    device = step.meter.sums.device
+    if step.pending and step.scaler is not None:
+        step.scaler.scale(torch.zeros((), device=device))  # it makes its scale when it is used
+    for parameter, gradient in zip(step.parameters, state["gradients"], strict=False):
+        parameter.grad = None if gradient is None else gradient.to(device, copy=True)
+    step.held = [None if held is None else held.to(device, copy=True) for held in state["held"]]
+
+
+def _signature(trainer: "Trainer") -> State:
+    steps = trainer.steps
+    optimizers, schedulers = _optimizers(trainer), _schedulers(trainer)
+    return {
+        "regime": trainer.regime,
+        "modules": [step.number for step in steps],
+        "optimizers": [type(optimizer).__name__ for optimizer in optimizers],
+        "parameters": [[len(g["params"]) for g in o.param_groups] for o in optimizers],
+        "schedulers": [type(scheduler).__name__ for scheduler in schedulers],
+        "transport": None if trainer.transport is None else repr(trainer.transport),
+        "accumulate": [step.accumulate for step in steps],
+        "clip_norm": [step.clip_norm for step in steps],
+        "autocast": str(trainer.autocast),
+        "chunk": trainer.front.chunk,
+        "seed": trainer.seed,
+        "epochs": [[list(phase.active), phase.lap] for phase in trainer.phases],
+    }
+
+
+def _optimizers(trainer: "Trainer") -> list[Optimizer]:
+    """Each once, in an order that does not change."""
+    found = {id(o): o for step in trainer.steps for o in step.optimizers}
+    return list(found.values())
+
+
+def _schedulers(trainer: "Trainer") -> list[Any]:
+    own = trainer.schedulers.own
+    return [s for number in own for s in own[number]] + list(trainer.schedulers.shared)
+
+
+def _unsaved_buffers(network: nn.Module) -> dict[str, Tensor]:
+    """Buffers that a state_dict leaves out, but a forward pass may change."""
+    saved = network.state_dict()
+    return {name: value for name, value in network.named_buffers() if name not in saved}
+
+
+def _load_optimizer(optimizer: Optimizer, saved: State) -> None:
+    """As `load_state_dict`, which casts states to the type of their parameters: we keep theirs."""
+    optimizer.load_state_dict(saved)
+    ours = [p for group in optimizer.param_groups for p in group["params"]]
+    theirs = [number for group in saved["param_groups"] for number in group["params"]]
+    if saved["state"]:
+        optimizer._opt_called = True  # type: ignore[attr-defined]  # else schedulers warn
+    for parameter, number in zip(ours, theirs, strict=True):
+        loaded = optimizer.state.get(parameter, {})
+        for key, value in saved["state"].get(number, {}).items():
+            if isinstance(value, Tensor) and loaded[key].dtype != value.dtype:
+                loaded[key] = value.to(loaded[key].device, copy=True)
