@@ -16,6 +16,7 @@ from . import heads
 from .body import Body, Unit
 from .heads import Head, Shape
 from .layout import is_composite
+from .untouched import untouched
 
 
 class DryRun:
@@ -122,7 +123,7 @@ class DryRun:
 
     def _unit(self, name: str, unit: nn.Module, x: Tensor, owner: str) -> Tensor:
         try:
-            with self._fake, torch.no_grad():
+            with torch.no_grad(), untouched(unit), self._fake:
                 y = unit(x)
         except Exception as error:
             raise ValueError(

@@ -86,7 +86,7 @@ class Feed:
             raise ValueError(
                 f"A cache holds what frozen modules make of each image, but the {self.name} set "
                 f"crops or flips its images anew in every epoch. Use cache=None, or leave out crop "
-                f"and flip."
+                f"and flip (--crop-padding 0 --no-flip)."
             )
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:

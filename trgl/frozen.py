@@ -1,20 +1,19 @@
 """What stands frozen in front of the modules that train: run in small passes, or remembered."""
 
 import warnings
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from trgl_kernels import ModuleBoundary
 
 from .digests import fingerprints, generators, keys_of
 from .encoder import FrozenEncoder
 from .network import GreedyNetwork
+from .row_sizes import sizes_after
 from .step import LocalStep
-from .store import Place, Rows, check_place, check_room, empty_rows, first, row_bytes, take
+from .store import Place, Rows, check_place, check_room, empty_rows, first, take
 
 Unit = tuple[nn.Module, Callable[[Tensor], Tensor]]
 
@@ -83,6 +82,26 @@ class FrozenFront:
             (step.module.body, step.skip) for step in self.steps if step.number < min(active)
         ]
 
+    def check(self, phases: Sequence[Sequence[int]]) -> None:
+        """Holds that a chunk is of use.
+
+        Args:
+            phases: the modules that train in every epoch.
+
+        Raises:
+            ValueError: there is a chunk, and nothing is frozen.
+        """
+        if self.chunk is not None and not max(self._depths(phases)):
+            raise ValueError(
+                f"A chunk is what passes through frozen modules at a time, but got "
+                f"chunk={self.chunk} and nothing is frozen in front of modules that train in this "
+                f"run. Leave it out, or use a sequential regime with several modules, or a frozen "
+                f"encoder."
+            )
+
+    def _depths(self, phases: Sequence[Sequence[int]]) -> list[int]:
+        return [len(self.units(active)) for active in phases]
+
     def open(self, phases: Sequence[Sequence[int]], samples: int | None) -> None:
         """Begins a run.
 
@@ -97,7 +116,7 @@ class FrozenFront:
         self.close()
         if self.cache is None:
             return
-        depths = [len(self.units(active)) for active in phases]
+        depths = self._depths(phases)
         if not max(depths):
             raise ValueError(
                 "A cache holds what frozen modules make of the images, but nothing is frozen in "
@@ -110,7 +129,8 @@ class FrozenFront:
                 "not say. Use a DataLoader over a dataset with a length, trgl.data.Batches or a "
                 "list of batches, or cache=None."
             )
-        sizes = [0, *self._sizes(phases[depths.index(max(depths))])]
+        deepest = self.units(phases[depths.index(max(depths))])
+        sizes = [0, *sizes_after(self.network, [run for _, run in deepest])]
         # the features of one phase are made from those of the phase before
         pairs = zip([0, *depths], depths, strict=False)
         largest = max(sizes[at] + (sizes[before] if before < at else 0) for before, at in pairs)
@@ -265,30 +285,3 @@ class FrozenFront:
         with self.steps[0].precision():
             features: Tensor = self.network.encoder(images)
         return self.passing.cross(features)
-
-    def _sizes(self, active: Sequence[int]) -> list[int]:
-        """Bytes per sample after each unit, from a pass over tensors without data."""
-        layers = list(self.network.modules())
-        modes = [layer.training for layer in layers]
-        hooks = [(layer._forward_pre_hooks, layer._forward_hooks) for layer in layers]
-        weight = next((p for p in self.network.parameters() if p.is_floating_point()), None)
-        sizes = []
-        self.network.eval()
-        try:
-            for layer in layers:  # a hook may look at the data
-                layer._forward_pre_hooks, layer._forward_hooks = OrderedDict(), OrderedDict()
-            with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-                x = torch.empty(
-                    2,
-                    *self.network.input_shape,
-                    dtype=None if weight is None else weight.dtype,
-                    device=None if weight is None else weight.device,
-                )
-                for _, run in self.units(active):
-                    x = run(x)
-                    sizes.append(row_bytes(x))
-        finally:
-            for layer, mode, (before, after) in zip(layers, modes, hooks, strict=True):
-                layer.training = mode
-                layer._forward_pre_hooks, layer._forward_hooks = before, after
-        return sizes

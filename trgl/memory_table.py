@@ -29,8 +29,9 @@ METHODS = {
     "vanilla": "module-wise, without a penalty",
     "regularized": "module-wise, with the penalty, nothing run again",
     "recompute": "with the penalty, activations rebuilt in backward (what trgl.split does)",
-    "recompute-heads": "and the heads run again in backward",
-    "balanced": "as recompute, cut so that the heaviest module keeps as little as it can",
+    "recompute-heads": "and the heads run again in backward (of a recipe those that it says)",
+    "balanced": "as recompute, cut so that the heaviest module keeps as little as it can; a "
+    "recipe's heads as it says",
 }
 _WHOLE = ("end-to-end", "checkpointed")
 
@@ -95,6 +96,16 @@ class Row:
         return values
 
 
+def check(plan: Plan) -> None:
+    """Holds that the model can be cut into as many modules as are asked for.
+
+    Raises:
+        ValueError: as `trgl.split`.
+    """
+    if any(method not in _WHOLE for method in plan.methods):
+        network_of(plan.subject, plan.subject.build(), "vanilla", max(plan.modules))
+
+
 def rows(plan: Plan) -> Iterator[Row]:
     """The rows of the table, each as soon as it is known.
 
@@ -127,7 +138,7 @@ def network_of(subject: Subject, model: nn.Module, method: str, modules: int) ->
         subject.shape,
         subject.classes,
         balance="memory" if method == "balanced" else balance,
-        recompute_heads=method == "recompute-heads",
+        recompute_heads=_heads_again(subject, method, modules),
         **subject.options,
     )
     if method == "checkpointed":
@@ -136,6 +147,14 @@ def network_of(subject: Subject, model: nn.Module, method: str, modules: int) ->
                 if isinstance(child, Regularized):
                     parent._modules[name] = _Checkpointed(child)
     return network
+
+
+def _heads_again(subject: Subject, method: str, modules: int) -> bool | int:
+    """Which heads run again: a recipe's own number of them where it has one."""
+    own = min(subject.recompute_heads, modules)
+    if method == "recompute-heads":
+        return own or True
+    return own if method == "balanced" else 0
 
 
 class _Checkpointed(nn.Module):
@@ -160,6 +179,19 @@ class _Checkpointed(nn.Module):
 
 
 def _row(plan: Plan, model: nn.Module, method: str, modules: int) -> Row:
+    try:
+        return _computed(plan, model, method, modules)
+    except ValueError as error:
+        if plan.batch > 1 or "more than 1 value per channel" not in str(error):
+            raise
+        raise ValueError(
+            f"a BN trains on at least two values of each channel, but the model has one whose "
+            f"features of one image are a single pixel, received batch 1; use 2 images or more, or "
+            f"heads without BN, such as --head linear ({method})."
+        ) from error
+
+
+def _computed(plan: Plan, model: nn.Module, method: str, modules: int) -> Row:
     network = network_of(plan.subject, model, method, modules).to(plan.device)
     whole = method in _WHOLE
     penalty = not whole and method != "vanilla"

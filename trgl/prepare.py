@@ -145,7 +145,7 @@ def make_trainer(task: Task, network: GreedyNetwork) -> Trainer:
     elif recipe.epochs_step and not whole:
         epochs = [recipe.epochs, *recipe.epochs_of_modules()].__getitem__  # an encoder is module 0
 
-    # end to end nothing is frozen but an encoder: a comparison has nothing to keep there
+    # end to end nothing is frozen but an encoder: a comparison has nothing to keep or move there
     keeps = not whole or recipe.frozen_encoder
     return Trainer(
         network,
@@ -162,9 +162,9 @@ def make_trainer(task: Task, network: GreedyNetwork) -> Trainer:
         autocast=None if recipe.autocast == "none" else getattr(torch, recipe.autocast),
         compile=recipe.compile,
         channels_last=recipe.channels_last,
-        chunk=recipe.chunk or None,
+        chunk=recipe.chunk or None if keeps else None,
         cache=task.cache if keeps else None,
-        offload=task.offload,
+        offload=task.offload and (not whole or (keeps and task.cache is not None)),
         evaluate_every=recipe.evaluate_every,
         seed=task.seed,
     )

@@ -26,6 +26,9 @@ class Residency:
         steps: of its modules, front to back.
         device: of the run.
         offload: modules wait too.
+
+    Raises:
+        ValueError: offload is neither True nor False.
     """
 
     def __init__(
@@ -35,6 +38,12 @@ class Residency:
         device: torch.device,
         offload: bool = False,
     ) -> None:
+        if not isinstance(offload, bool):
+            raise ValueError(
+                f"offload must be True or False, but got {offload!r}. It says whether modules wait "
+                f"in main memory."
+            )
+        self.network = network
         self.steps = steps
         self.device = device
         self.offload = offload
@@ -56,6 +65,25 @@ class Residency:
         self._away: set[int] = set()  # parts
         self._waiting: set[int] = set()  # tensors of optimizer states
         self._parked: set[int] = set()  # optimizers
+
+    def check(self, phases: Sequence[Sequence[int]], cached: bool) -> None:
+        """Holds that something can wait.
+
+        Args:
+            phases: the modules that train in every epoch.
+            cached: the features of a frozen encoder are kept, after which it can wait too.
+
+        Raises:
+            ValueError: `offload` is asked for, and everything is needed in every epoch.
+        """
+        encoder_waits = cached and isinstance(self.network.encoder, FrozenEncoder)
+        always = all(step.number in active for active in phases for step in self.steps)
+        if self.offload and always and not encoder_waits:
+            raise ValueError(
+                "Offloading keeps modules in main memory that are not needed in an epoch, but got "
+                "offload=True and all train in every epoch of this run. Leave it out, or use a "
+                "sequential regime with several modules."
+            )
 
     @property
     def moves(self) -> bool:

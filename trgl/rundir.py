@@ -106,8 +106,8 @@ class RunDirectory:
             overwrite: allow that.
 
         Raises:
-            ValueError: there is something already, or a run is writing there at this moment.
-            OSError: the directory cannot be made.
+            ValueError: there is something already, a run is writing there at this moment, or the
+                directory cannot be made.
         """
         if out.exists() and not out.is_dir():
             raise ValueError(f"{out} is a file, a run needs a directory; choose another --out.")
@@ -232,7 +232,13 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 def make(path: Path) -> None:
     """Make a directory and those above it, so that they survive a crash."""
     new = [place for place in (path, *path.parents) if not place.exists()]
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"a run needs a directory that can be made, but {path} cannot: {error.strerror}; "
+            f"choose another --out."
+        ) from error
     for place in new:
         _sync_directory(place.parent)
 

@@ -143,6 +143,9 @@ class Trainer:
         )
         self.residency = Residency(network, self.steps, self.device, offload)
         self.front = FrozenFront(network, self.steps, chunk, cache, self.residency.bring)
+        active = [phase.active for phase in self.phases]
+        self.front.check(active)
+        self.residency.check(active, cached=cache is not None)
         self.schedulers = Schedulers(
             scheduler,
             {

@@ -28,6 +28,7 @@ class Subject:
         by_hand: blocks per module that the papers chose, by number of modules.
         modules: the number that a recipe says; empty for other models.
         batch: in images; a recipe's own.
+        recompute_heads: how many heads of a recipe run again in backward, from the first one on.
     """
 
     build: Callable[[], nn.Module]
@@ -37,6 +38,7 @@ class Subject:
     by_hand: dict[int, tuple[int, ...]] = field(default_factory=dict)
     modules: tuple[int, ...] = ()
     batch: int = 64
+    recompute_heads: int = 0
 
 
 def subject(
@@ -77,6 +79,7 @@ def subject(
             options,
             modules=(recipe.modules,),
             batch=recipe.batch_size,
+            recompute_heads=recipe.recompute_heads,
         )
     shape, classes = shape or (3, 32, 32), classes or 10
     options = {"head": head or "conv"}

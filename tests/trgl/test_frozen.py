@@ -12,7 +12,6 @@ from torch.utils.data import DataLoader, TensorDataset
 import trgl
 from trgl import Trainer, Transport, store
 from trgl.data import Batches
-from trgl.digests import fingerprints, generators, keys_of
 
 PIXELS = torch.randint(0, 256, (21, *SHAPE), dtype=torch.uint8)
 LABELS = torch.arange(21) % CLASSES
@@ -299,8 +298,30 @@ def test_where_a_cache_cannot_be_it_is_refused(loader, options, message):
 
 
 @pytest.mark.parametrize(
+    ("net_options", "regime", "epochs", "frozen"),
+    [
+        ({}, "parallel", 1, False),
+        ({}, "end-to-end", 1, False),
+        ({"modules": 1}, "sequential", 1, False),
+        ({"encoder": "stem", "freeze_encoder": True}, "parallel", 1, True),
+        ({}, "parallel", [1, 2, 2], True),
+        ({}, "sequential", 1, True),
+    ],
+)
+def test_a_chunk_needs_something_frozen(net_options, regime, epochs, frozen):
+    options = {"regime": regime, "optimizer": sgd, "epochs": epochs, "chunk": 2}
+    if frozen:
+        assert Trainer(network(**net_options), **options).front.chunk == 2
+    else:
+        with pytest.raises(ValueError, match=r"chunk=2 and nothing is frozen.*Leave it out"):
+            Trainer(network(**net_options), **options)
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"offload": "x"}, "offload must be True or False, but got 'x'"),
+        ({"offload": 1}, "offload must be True or False, but got 1"),
         ({"chunk": 0}, "chunk must be a whole number of samples"),
         ({"chunk": True}, "chunk must be a whole number of samples"),
         ({"chunk": 2.0}, "chunk must be a whole number of samples"),
@@ -311,32 +332,6 @@ def test_where_a_cache_cannot_be_it_is_refused(loader, options, message):
 def test_wrong_settings_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         Trainer(network(), "sequential", optimizer=sgd, **options)
-
-
-def test_digests_tell_apart_what_differs():
-    keys = keys_of(FLOATS)
-    assert len(set(keys)) == 21
-    assert keys_of(FLOATS[[4, 4, 2]]) == [keys[4], keys[4], keys[2]]
-    assert keys_of(FLOATS.contiguous(memory_format=torch.channels_last)) == keys
-    assert keys_of(FLOATS.bfloat16()) == keys_of(FLOATS.bfloat16())
-    near = FLOATS.clone()
-    near[0, 1, 2, 3] = torch.nextafter(near[0, 1, 2, 3], torch.tensor(9.0))
-    assert keys_of(near)[0] != keys[0]
-    assert keys_of(near)[1:] == keys[1:]
-
-    one, two = network(modules=2), network(modules=2)
-    bodies = [[module.body for module in net] for net in (one, two)]
-    assert fingerprints(bodies[0]) == fingerprints(bodies[1])
-    assert len(set(fingerprints(bodies[0]))) == 3
-    for name, tensor in two[1].body.state_dict().items():
-        before = tensor.clone()
-        tensor.copy_(tensor + 1)
-        assert fingerprints(bodies[0])[:2] == fingerprints(bodies[1])[:2]
-        assert fingerprints(bodies[0])[2] != fingerprints(bodies[1])[2], name
-        tensor.copy_(before)
-    before = generators(torch.device("cpu"))
-    torch.rand(())
-    assert not torch.equal(before[0], generators(torch.device("cpu"))[0])
 
 
 def test_no_warning_where_all_is_well():

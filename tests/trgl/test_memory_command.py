@@ -1,10 +1,12 @@
 """`trgl memory`: its table, its file, and what it refuses."""
 
+import dataclasses
 import json
 
 import pytest
 
 from trgl.cli import main
+from trgl.memory_table import network_of
 from trgl.zoo import subject
 
 SMALL = ["memory", "resnet18", "--input-shape", "3x32x32", "--batch", "4", "--modules", "2"]
@@ -57,6 +59,9 @@ def test_knows_recipes(capsys) -> None:
         (["memory", "resnet18", "--modules", "2,x"], "a whole number from 1 on"),
         (["memory", "resnet18", "--modules", "9"], "Use modules=8 or fewer"),
         (["memory", "resnet18", "--fit", "8 parsecs"], "like 8GiB or 500MiB"),
+        (["memory", "resnet18", "--fit", "0GiB"], "at least one byte"),
+        (["memory", "resnet18", "--fit", "100"], "with its unit"),
+        (["memory", "resnet18", "--batch", "1"], "use 2 images or more, or heads without BN"),
         (["memory", "resnet18", "--methods", "magic"], "some of end-to-end"),
         (["memory", "resnet18", "--json", "/nowhere/file.json"], "there is no directory"),
         (["memory", "resnet18", "--device", "quantum"], "--device must name"),
@@ -67,6 +72,28 @@ def test_wrong_input_is_told_in_one_paragraph(arguments, message, capsys) -> Non
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
+
+
+def test_too_many_modules_are_found_before_the_table(capsys) -> None:
+    assert main(["memory", "resnet18", "--modules", "2,9"]) == 2
+    assert capsys.readouterr().out == ""
+
+
+def test_what_fits_nowhere_is_none(capsys) -> None:
+    words = ["memory", "digits-20x1", "--methods", "end-to-end", "--fit", "1kB", "--batch", "2"]
+    assert main(words) == 0
+    assert capsys.readouterr().out.splitlines()[2].split()[-1] == "none"
+
+
+def test_a_recipe_says_which_heads_run_again() -> None:
+    chosen = dataclasses.replace(subject("digits-20x1"), recompute_heads=2)
+    expected = {"recompute": 0, "recompute-heads": 2, "balanced": 2}
+    for method, count in expected.items():
+        network = network_of(chosen, chosen.build(), method, 4)
+        assert [module.recompute_head for module in network] == [k < count for k in range(4)]
+    chosen = dataclasses.replace(chosen, recompute_heads=0)
+    network = network_of(chosen, chosen.build(), "recompute-heads", 4)
+    assert all(module.recompute_head for module in network)
 
 
 def test_a_recipe_brings_its_images_classes_and_batch() -> None:

@@ -149,6 +149,27 @@ def test_all_is_back_after_an_error():
     assert {name[:8] for name in differing(before, state(net))} == {"stages.0"}
 
 
+@pytest.mark.parametrize(
+    ("net_options", "options", "waits"),
+    [
+        ({}, {}, False),
+        ({}, {"regime": "end-to-end"}, False),
+        ({"encoder": "stem", "freeze_encoder": True}, {}, False),
+        ({"encoder": "stem", "freeze_encoder": True}, {"cache": "memory"}, True),
+        ({}, {"epochs": [1, 2]}, True),
+        ({}, {"regime": "sequential"}, True),
+    ],
+)
+def test_offloading_needs_something_that_waits(net_options, options, waits):
+    options = {"regime": "parallel", "optimizer": sgd, "epochs": 1, "offload": True, **options}
+    net = network(modules=2, **net_options)
+    if waits:
+        assert Trainer(net, **options).residency.offload
+    else:
+        with pytest.raises(ValueError, match=r"offload=True and all train in every epoch"):
+            Trainer(net, **options)
+
+
 def test_nothing_moves_on_the_cpu():
     net = network(modules=2)
     places = {name: p.data_ptr() for name, p in net.named_parameters()}

@@ -68,6 +68,12 @@ def test_two_runs_cannot_share_a_directory(tmp_path: Path) -> None:
         pass
 
 
+def test_a_directory_that_cannot_be_made() -> None:
+    for place in (Path("/proc/trgl"), Path("/dev/null/trgl")):
+        with pytest.raises(ValueError, match=r"cannot: .*; choose another --out"):
+            RunDirectory.create(place)
+
+
 def test_overwriting_spares_a_run_that_another_process_writes(tmp_path: Path) -> None:
     with RunDirectory.create(tmp_path / "all") as run:
         run.write_config({rundir.RUNS: ["a", "b"]})

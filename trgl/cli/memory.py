@@ -14,11 +14,11 @@ import torch
 
 from trgl.cli.options import chosen_device
 from trgl.heads import HEADS
-from trgl.memory_table import METHODS, Plan, Row, rows
+from trgl.memory_table import METHODS, Plan, Row, check, rows
 from trgl.rundir import to_json, write_atomically
 from trgl.zoo import MODELS, subject
 
-_UNITS = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+_UNITS = {"b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 _UNITS |= {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _MIB = 2**20
 _NOTES = (
@@ -103,8 +103,9 @@ def add(commands: Any, arguments: Sequence[str]) -> None:
         type=_bytes,
         default=None,
         metavar="SIZE",
-        help="also the largest batch whose predicted peak, with parameters, gradients and "
-        "optimizer state, fits in 8GiB, 500MiB, ...",
+        help="also the largest batch, from 2 images on, whose predicted peak, with parameters, "
+        "gradients and optimizer state, fits in SIZE: a number with its unit (B, kB, KiB, MB, MiB, "
+        "GB, GiB, TB or TiB), such as 8GiB; none where 2 images do not fit",
     )
     parser.add_argument(
         "--measure",
@@ -152,6 +153,7 @@ def run(options: argparse.Namespace) -> int:
         fit=options.fit,
         measure=device != "cpu" if options.measure is None else options.measure,
     )
+    check(plan)
     shape = "x".join(map(str, chosen.shape))
     print(f"{options.model}, {shape}, batch {plan.batch}, {options.autocast or 'float32'}")
     print(_header(plan), flush=True)
@@ -204,7 +206,7 @@ def _lines(row: Row, first: Row, plan: Plan, per_module: bool) -> list[str]:
         text += f"{max(m.reserved or 0 for m in row.measured) / _MIB:>10.1f}"
         text += f"{max(m.process or 0 for m in row.measured) / _MIB:>9.0f}"
     if row.fits is not None:
-        text += f"{row.fits:>9}"
+        text += f"{row.fits or 'none':>9}"
     lines = [text]
     if per_module:
         for saved, peaks, count in zip(row.saved, row.peaks, row.blocks, strict=True):
@@ -254,6 +256,7 @@ def _bytes(text: str) -> int:
     size = 0.0 if match is None or unit is None else float(match[1]) * unit
     if not 1 <= size < math.inf:
         raise argparse.ArgumentTypeError(
-            f"a size with its unit like 8GiB or 500MiB expected, received {text!r}"
+            f"a size of at least one byte with its unit, like 8GiB or 500MiB, expected, received "
+            f"{text!r}"
         )
     return int(size)
