@@ -50,6 +50,7 @@ class Task:
         offload: modules wait in main memory while they are not needed.
         save_every: how often a checkpoint is saved, as ``trgl.checkpoint.Every.parse`` reads it.
         keep: how many checkpoints are kept, at least 1.
+        variant: tells runs of one method apart whose recipes differ; empty where there is one.
     """
 
     recipe: Recipe
@@ -62,11 +63,12 @@ class Task:
     offload: bool = False
     save_every: str = "10m"
     keep: int = 2
+    variant: str = ""
 
     @property
     def label(self) -> str:
         """Method and seed, as a name for a directory or a line of progress."""
-        return f"{self.method}-seed{self.seed}"
+        return f"{self.variant or self.method}-seed{self.seed}"
 
 
 @dataclass(frozen=True)

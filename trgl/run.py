@@ -62,6 +62,8 @@ def perform(
         "modules": len(prepared.network),
         "parameters": sum(weight.numel() for weight in prepared.network.parameters()),
     }
+    if task.variant:
+        facts["variant"] = task.variant
     pace = Pace(
         task.label, trainer.phases, loaders.sizes["train"], len(loaders.train), trainer.device
     )
@@ -109,6 +111,9 @@ def perform(
         directory.replace_metrics(row for record in records for row in metric_rows(record))
     pace.begin(trainer.cursor.epoch, trainer.cursor.batch)
     interrupts = Interrupts(trainer.stop)
+    on_gpu = task.device.startswith("cuda")
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(task.device)
     try:
         with threads(task.threads), interrupts:
             history = trainer.fit(
@@ -141,6 +146,8 @@ def perform(
     facts["seconds"] = earlier + time.monotonic() - clock
     facts["training_seconds"] = sum(record.seconds for record in history.records)
     facts["memory"] = memory_rows(trainer, before)
+    facts["epochs"] = len(history.records)
+    facts["gpu_peak_bytes"] = torch.cuda.max_memory_allocated(task.device) if on_gpu else None
     directory.write_json(rundir.SUMMARY, facts)
     return facts
 

@@ -133,6 +133,7 @@ def _failed(job: Job, reason: str) -> Summary:
         "reason": " ".join(reason.split()),
         "method": task.method,
         "seed": task.seed,
+        **({"variant": task.variant} if task.variant else {}),
     }
 
 

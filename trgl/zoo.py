@@ -58,7 +58,7 @@ def subject(
     Raises:
         ValueError: there is no such model; the message suggests the nearest name.
     """
-    if name in recipes.NAMES:
+    if name in recipes.NAMES or name in recipes.ALIASES:
         recipe = recipes.find(name)
         size, number = SIZES[recipe.dataset]
         if recipe.image_size:
@@ -91,7 +91,7 @@ def subject(
 
     known = [n for n in zoo.list_models(zoo) if n.startswith(("resnet", "resnext", "wide_resnet"))]
     if name not in known:
-        every = ["resnet110", *known, *recipes.NAMES]
+        every = ["resnet110", *known, *recipes.NAMES, *recipes.ALIASES]
         near = difflib.get_close_matches(name, every, n=1, cutoff=0.4)
         hint = f" Did you mean {near[0]}?" if near else ""
         raise ValueError(f"there is no model {name!r}.{hint} The models are {', '.join(every)}.")

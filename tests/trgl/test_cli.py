@@ -322,6 +322,37 @@ def test_recipes_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> Non
     assert json.loads(capsys.readouterr().out)["tau"] == 0.005
 
 
+def test_recipes_are_filtered_by_table_and_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes", "--filter", "table 1"]) == 0
+    listed = capsys.readouterr().out
+    assert "t1-vgg19-tinyimagenet-full-parallel-k4" in listed
+    assert "[56.17 / 57.28 / 58.74]" in listed
+    assert "t10-" not in listed
+    assert main(["recipes", "--filter", "mnist,-150-", "--json"]) == 0
+    (one,) = json.loads(capsys.readouterr().out)
+    assert one["name"] == "t13-resnet20x1-32-mnist-150-parallel-k20"
+    assert one["published_accuracy"]["transport"]["mean"] == pytest.approx(0.8748)
+    assert main(["recipes", "resnet110-stl10"]) == 0
+    assert "copied from another paper" in capsys.readouterr().out
+    assert main(["recipes", "--filter", "abacus"]) == 2
+    assert "no recipe has all of abacus" in capsys.readouterr().err
+
+
+def test_a_sweep_over_tau(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["compare", "digits-20x1", "--taus", "0.5,5", "--methods", "vanilla,transport"]
+    words += ["--seeds", "0", "--modules", "2", "--filters", "4", "--epochs", "2", "--jobs", "1"]
+    assert trgl(*words, "--evaluate-every", "2", "--out", tmp_path / "out", "--quiet") == 0
+    shown = capsys.readouterr().out
+    assert "transport (tau = 0.5)" in shown
+    assert "transport (tau = 5)" in shown
+    runs = sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_dir())
+    assert runs == ["transport-tau0.5-seed0", "transport-tau5-seed0", "vanilla-seed0"]
+    config = json.loads((tmp_path / "out" / runs[0] / "config.json").read_text())
+    assert (config["recipe"]["tau"], config["method"]) == (0.5, "transport")
+    assert trgl(*words, "--methods", "vanilla", "--out", tmp_path / "none") == 2
+    assert "add it, or give --taus ''" in capsys.readouterr().err
+
+
 def test_info_for_people_and_programs(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info"]) == 0
     text = capsys.readouterr().out

@@ -57,7 +57,7 @@ def test_a_recipe_is_frozen() -> None:
 def test_unknown_names_suggest_the_nearest() -> None:
     with pytest.raises(ValueError, match=r"Did you mean mnist-20x1\?"):
         recipes.find("mnist-20-1")
-    with pytest.raises(ValueError, match="recipes are digits-20x1"):
+    with pytest.raises(ValueError, match="`trgl recipes` lists them"):
         recipes.find("zzz")
 
 
@@ -109,6 +109,9 @@ def test_an_override_is_noted() -> None:
         ({"batch_size": 1, "head": "mlp"}, "head mlp cannot train on one image"),
         ({"batch_size": 1, "head": "conv"}, "head conv cannot train on one image"),
         ({"recompute_heads": 21}, "counts modules from the first on, received 21 with 20"),
+        ({"taus": (1.0, -1.0)}, "different, finite and above 0"),
+        ({"taus": (1.0, 1.0)}, "different, finite and above 0"),
+        ({"taus": (1.0,), "weighting": "multipliers"}, "has no tau"),
         ({"end_to_end_milestones": (3, 2)}, "increasing"),
         ({"end_to_end_milestones": (0,)}, "from 1 on"),
         ({"local_loss": "similarity", "local_loss_weight": 1.5}, "at most 1, received 1.5"),

@@ -20,14 +20,19 @@ from trgl.cli.options import (
 )
 from trgl.cli.progress import Display
 from trgl.cli.train import open_directory
-from trgl.prepare import Task, prepare
-from trgl.recipes import METHODS
+from trgl.forecast import predict_steps
+from trgl.prepare import Prepared, Task, make_transport, prepare
+from trgl.recipes import FIGURES, METHODS, Recipe
+from trgl.recipes.published import row_of
 from trgl.report import Comparison, draw, to_csv, to_dict, to_markdown
 from trgl.report import compare as make_comparison
-from trgl.report.tables import difference_table, main_table, percent, time_text
+from trgl.report.beside import beside
+from trgl.report.cells import percent
+from trgl.report.tables import depth_table, difference_table, main_table, time_text
 from trgl.report.words import describe
 from trgl.run import environment
 from trgl.rundir import PICTURE, RUNS, TABLES, RunDirectory
+from trgl.transport import Multipliers, Transport
 from trgl.workers import Job, Summary, cores, run_all, threads_per_run
 
 _MOST_SEEDS = 10_000
@@ -40,7 +45,8 @@ def add(commands: Any, arguments: Sequence[str]) -> None:
         help="train by several methods over several seeds, and compare",
         description="Train by several methods over several seeds. Runs of one seed share their "
         "training images, initial weights, order and crops. The directory gets table.md, "
-        "table.csv, table.json, accuracy_by_depth.png and the run directory of every run.",
+        "table.csv, table.json, accuracy_by_depth.png and the run directory of every run. Beside "
+        "the figures of a recipe from a table stand the published ones, and what keeps them apart.",
     )
     parser.add_argument(
         "--seeds",
@@ -52,9 +58,9 @@ def add(commands: Any, arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--methods",
         type=methods,
-        default=list(METHODS),
+        default=None,
         metavar="METHOD,...",
-        help=f"some of {', '.join(METHODS)} (default: all)",
+        help=f"some of {', '.join(METHODS)} (default: all; for a published figure, those it shows)",
     )
     parser.add_argument(
         "--jobs",
@@ -116,7 +122,8 @@ def run(options: argparse.Namespace) -> int:
     recipe = chosen_recipe(options)
     device = chosen_device(options)
     images = chosen_images(options, recipe)
-    count = len(options.seeds) * len(options.methods)
+    variants = chosen_variants(options, recipe)
+    count = len(options.seeds) * len(variants)
     side_by_side = options.jobs
     if side_by_side is None:
         side_by_side = cores() if recipe.threads == 1 and device == "cpu" else 1
@@ -124,18 +131,20 @@ def run(options: argparse.Namespace) -> int:
     threads = threads_per_run(recipe.threads, side_by_side)
     places = (options.data, options.cache, options.offload)
     tasks = [
-        Task(recipe, method, seed, device, threads, *places)
+        Task(one, method, seed, device, threads, *places, variant=name if one != recipe else "")
         for seed in options.seeds
-        for method in options.methods
+        for name, (method, one) in variants.items()
     ]
-    prepare(tasks[0], images)  # a wrong option is found before anything is written
+    prepared = prepare(tasks[0], images)  # a wrong option is found before anything is written
+    memory = predicted(prepared)
+    del prepared
     started = time.monotonic()
     display = Display(count, options.quiet)
     finished: dict[str, Summary] = {}
 
     def done(job: Job, summary: Summary) -> None:
         finished[job.task.label] = summary
-        label = f"{job.task.method}, seed {job.task.seed}"
+        label = f"{job.task.variant or job.task.method}, seed {job.task.seed}"
         if summary["state"] != "done":
             display.finished(f"{label}: failed: {summary['reason']}")
             if options.traceback and "traceback" in summary:
@@ -150,7 +159,7 @@ def run(options: argparse.Namespace) -> int:
             {
                 "recipe": recipe.as_dict(),
                 "sources": dict(recipe.sources),
-                "methods": options.methods,
+                "methods": list(variants),
                 "seeds": options.seeds,
                 RUNS: [task.label for task in tasks],
                 "jobs": side_by_side,
@@ -174,8 +183,9 @@ def run(options: argparse.Namespace) -> int:
                     dataset=images.name,
                     note=images.note,
                     seeds=options.seeds,
-                    methods=options.methods,
+                    methods=list(variants),
                     side_by_side=side_by_side,
+                    memory=memory,
                 )
                 _write(directory, result)
         path = directory.path
@@ -184,6 +194,14 @@ def run(options: argparse.Namespace) -> int:
     print("\n" + time_text(result))
     if result.differences:
         print("\n" + difference_table(result))
+    if options.recipe in FIGURES:
+        figure = FIGURES[options.recipe]
+        print("\n" + depth_table(result))
+        print("\n" + textwrap.fill(f"{figure.place}: {figure.found}.", 100))
+    for part in beside(result):
+        lines = part.splitlines()
+        tabular = lines[0].startswith("|")
+        print("\n" + (part if tabular else "\n".join(textwrap.fill(x, 100) for x in lines)))
     seconds = round(time.monotonic() - started)
     print(f"\n{count} runs in {seconds // 60} min {seconds % 60} s, {side_by_side} side by side")
     print(f"tables:  {path / markdown}, {table}, {machine}\npicture: {path / PICTURE}")
@@ -192,6 +210,51 @@ def run(options: argparse.Namespace) -> int:
         complain(f"trgl: failed: {len(failed)} of {count} runs: {failed[0]['reason']}")
         return FAILED
     return 0
+
+
+def chosen_variants(options: argparse.Namespace, recipe: Recipe) -> dict[str, tuple[str, Recipe]]:
+    """What is compared, by name: methods, and the transport penalty once for every tau of a sweep.
+
+    Raises:
+        ValueError: a sweep without the method that has a tau.
+    """
+    figure = FIGURES.get(options.recipe)
+    chosen = options.methods or (["vanilla", "transport"] if figure else list(METHODS))
+    if recipe.taus and "transport" not in chosen:
+        raise ValueError(
+            f"taus are swept over by the method transport, received the methods "
+            f"{', '.join(chosen)}; add it, or give --taus ''."
+        )
+    found: dict[str, tuple[str, Recipe]] = {}
+    for method in chosen:
+        if method != "transport" or not recipe.taus:
+            found[method] = (method, recipe)
+            continue
+        for tau in recipe.taus:
+            one = recipe.override({"tau": tau, "taus": ()}, "the sweep")
+            found[f"transport-tau{tau:g}"] = (method, one)
+    return found
+
+
+def predicted(prepared: Prepared) -> dict[str, int]:
+    """The bytes that a step needs at most, by method; nothing where nothing stands beside ours."""
+    recipe = prepared.task.recipe
+    if row_of(recipe.as_dict()) is None:
+        return {}
+    kinds: dict[str, tuple[str, Transport | Multipliers | None]] = {
+        "end-to-end": ("end-to-end", None),
+        "vanilla": ("parallel", None),
+        "transport": ("parallel", make_transport(recipe)),
+    }
+    return {
+        method: max(
+            peak.total
+            for peak in predict_steps(
+                prepared.network, recipe.batch_size, regime=regime, transport=transport
+            )
+        )
+        for method, (regime, transport) in kinds.items()
+    }
 
 
 def _write(directory: RunDirectory, result: Comparison) -> None:

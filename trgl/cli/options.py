@@ -37,9 +37,10 @@ def add_recipe_options(parser: argparse.ArgumentParser, arguments: Sequence[str]
     parser.add_argument(
         "recipe",
         metavar="RECIPE",
-        help=f"one of {', '.join(recipes.names())}; its values are the defaults of the options",
+        help="name or alias of a recipe (trgl recipes lists them); its values are the defaults of "
+        "the options",
     )
-    named = next((word for word in arguments if word in recipes.NAMES), None)
+    named = next((w for w in arguments if w in recipes.NAMES or w in recipes.ALIASES), None)
     recipe = recipes.find(named) if named else None
     group: Any = parser
     for field in recipe_options():

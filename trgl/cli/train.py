@@ -20,7 +20,7 @@ from trgl.cli.options import (
 from trgl.cli.progress import Display
 from trgl.prepare import Task, prepare
 from trgl.recipes import METHODS
-from trgl.report.tables import percent
+from trgl.report.cells import percent
 from trgl.rundir import PICTURE, RunDirectory
 from trgl.workers import run_in, threads_per_run
 

@@ -1,6 +1,18 @@
 """Recipes: named functions that return a complete, validated, frozen configuration of a run."""
 
-from trgl.recipes.named import NAMES, find, names
+from trgl.recipes.figures import FIGURES
+from trgl.recipes.named import ALIASES, NAMES, find, groups, names
+from trgl.recipes.published import place
 from trgl.recipes.recipe import METHODS, Recipe
 
-__all__ = ["METHODS", "NAMES", "Recipe", "find", "names"]
+__all__ = [
+    "ALIASES",
+    "FIGURES",
+    "METHODS",
+    "NAMES",
+    "Recipe",
+    "find",
+    "groups",
+    "names",
+    "place",
+]

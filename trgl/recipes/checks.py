@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -57,6 +58,16 @@ def check_together(recipe: Recipe) -> None:
             "with none; set local_loss, or it to 0."
         )
     _check_schedules(recipe)
+    taus = list(recipe.taus)
+    if any(not 0 < tau < math.inf for tau in taus) or len(set(taus)) < len(taus):
+        raise ValueError(
+            f"taus must be different, finite and above 0, received {taus}; drop the others."
+        )
+    if taus and recipe.weighting == "multipliers":
+        raise ValueError(
+            f"the method of multipliers has no tau, received taus {taus}; leave them out, or set "
+            "weighting to fixed or doubled."
+        )
 
 
 def _check_schedules(recipe: Recipe) -> None:

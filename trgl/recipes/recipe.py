@@ -34,6 +34,9 @@ class Recipe(NetworkFields):
 
     name: str = option("name of the recipe")
     title: str = option("what it trains, in a few words")
+    published: str = option(
+        "table, network and data set whose figures stand beside ours", default=""
+    )
     sources: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
 
     dataset: str = option("data set; --data FILE.npz replaces it", choices=DATASETS)
@@ -176,6 +179,10 @@ class Recipe(NetworkFields):
     )
 
     tau: float = option("strength 1/(2 tau) of the transport penalty: smaller is stronger", above=0)
+    taus: tuple[float, ...] = option(
+        "values of tau that trgl compare sweeps over in the place of one; nothing = tau alone",
+        default=(),
+    )
     weighting: str = option(
         "tau for all modules, tau then twice tau in the second half of the modules, or the "
         "method of multipliers in its place",
@@ -263,4 +270,5 @@ class Recipe(NetworkFields):
 def options() -> list[dataclasses.Field[Any]]:
     """The fields that can be overridden, in the order of the class."""
     fields = dataclasses.fields(Recipe)
-    return [field for field in fields if field.name not in ("name", "title", "sources")]
+    apart = ("name", "title", "published", "sources")
+    return [field for field in fields if field.name not in apart]

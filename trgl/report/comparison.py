@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trgl.metrics import Interval, mean_interval, paired_interval
+from trgl.recipes import METHODS
+from trgl.recipes.published import Published, row_of
 
 Summary = Mapping[str, Any]
 
@@ -17,7 +19,7 @@ class MethodResult:
     """One method over its seeds; accuracies are fractions.
 
     Attributes:
-        method: a key of ``trgl.recipes.METHODS``.
+        method: a key of ``trgl.recipes.METHODS``, or in a sweep over tau ``transport-tau0.5``.
         values: seed to test accuracy of the last module at the last epoch.
         failed: seed to the reason why there is no figure.
         missing: seeds that were asked for and not run to the end.
@@ -25,9 +27,12 @@ class MethodResult:
         best: of the module chosen on validation images at the last epoch; None without them.
         validation: of the last module on the validation images; None without them.
         optimistic: of the maximum over epochs and modules of the test accuracy.
+        optimistic_last: the same of the last module; None where it was not recorded.
         epochs_evaluated: over how many epochs that maximum goes; None where it is not known.
         by_depth: interval at each depth from 1; empty for end-to-end training.
         seconds: wall-clock time of a run, evaluation included.
+        epoch_seconds: wall-clock time of an epoch's training; None where it was not recorded.
+        gpu_peak: bytes that PyTorch had allocated on a GPU at a time; None on the CPU.
     """
 
     method: str
@@ -38,9 +43,12 @@ class MethodResult:
     best: Interval | None
     validation: Interval | None
     optimistic: Interval | None
+    optimistic_last: Interval | None
     epochs_evaluated: int | None
     by_depth: dict[int, Interval]
     seconds: Interval | None
+    epoch_seconds: Interval | None
+    gpu_peak: Interval | None
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,8 @@ class Comparison:
         methods: in the order that was asked for.
         differences: of every two methods that share a seed.
         side_by_side: runs that shared the machine, which is to be known for their times.
+        memory: bytes that a step needs at most, weights and optimizer state included, predicted,
+            by method; empty where nothing was predicted.
     """
 
     recipe: Mapping[str, Any]
@@ -76,6 +86,12 @@ class Comparison:
     methods: list[MethodResult]
     differences: list[Difference] = field(default_factory=list)
     side_by_side: int = 1
+    memory: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def published(self) -> Published | None:
+        """The published row that belongs beside this recipe, if there is one."""
+        return row_of(self.recipe)
 
     @property
     def modules(self) -> int:
@@ -101,6 +117,7 @@ def compare(
     seeds: Sequence[int] | None = None,
     methods: Sequence[str] | None = None,
     side_by_side: int = 1,
+    memory: Mapping[str, int] | None = None,
 ) -> Comparison:
     """Collect the summaries of runs that differ in method and seed only.
 
@@ -113,18 +130,22 @@ def compare(
         seeds: all that were asked for; None takes those of the summaries.
         methods: all that were asked for, in order; None takes those of the summaries.
         side_by_side: runs that shared the machine.
+        memory: bytes, predicted, by method.
 
     Raises:
         ValueError: no summaries.
     """
     if not summaries:
         raise ValueError("a comparison needs at least one run, received none; run some first.")
-    methods = methods or list(dict.fromkeys(str(summary["method"]) for summary in summaries))
+    methods = methods or list(dict.fromkeys(map(_kind, summaries)))
     seeds = sorted(seeds or {int(summary["seed"]) for summary in summaries})
     results = [_result(method, summaries, seeds) for method in methods]
     done = [summary for summary in summaries if "images" in summary]
     differences = []
-    for first, second in itertools.combinations(results, 2):
+    pairs = list(itertools.combinations(results, 2))
+    if len(results) > len(METHODS):  # a sweep: every one against the first
+        pairs = [(results[0], other) for other in results[1:]]
+    for first, second in pairs:
         shared = [seed for seed in first.values if seed in second.values]
         if shared:
             high, low = [second.values[s] for s in shared], [first.values[s] for s in shared]
@@ -139,12 +160,17 @@ def compare(
         results,
         differences,
         side_by_side,
+        memory or {},
     )
+
+
+def _kind(summary: Summary) -> str:
+    return str(summary.get("variant", summary["method"]))
 
 
 def _result(method: str, summaries: Sequence[Summary], seeds: Sequence[int]) -> MethodResult:
     mine = sorted(
-        (summary for summary in summaries if summary["method"] == method),
+        (summary for summary in summaries if _kind(summary) == method),
         key=lambda summary: int(summary["seed"]),
     )
     done = [summary for summary in mine if summary["state"] == "done"]
@@ -167,10 +193,17 @@ def _result(method: str, summaries: Sequence[Summary], seeds: Sequence[int]) -> 
         best=interval([best["accuracy"] if best else None for best in chosen]),
         validation=interval([accuracy["last_module_validation"] for accuracy in accuracies]),
         optimistic=interval([a["optimistic_maximum_over_epochs_and_modules"] for a in accuracies]),
+        optimistic_last=interval(
+            [a.get("optimistic_maximum_over_epochs_of_last_module") for a in accuracies]
+        ),
         epochs_evaluated=max(evaluated, default=None),
         by_depth={
             int(depth): mean_interval([accuracy["by_depth"][depth] for accuracy in accuracies])
             for depth in depths
         },
         seconds=interval([summary["seconds"] for summary in done]),
+        epoch_seconds=interval(
+            [s["training_seconds"] / s["epochs"] if "epochs" in s else None for s in done]
+        ),
+        gpu_peak=interval([summary.get("gpu_peak_bytes") for summary in done]),
     )

@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 
 from trgl.metrics import Interval
+from trgl.report.cells import percent
 from trgl.report.chart import MARKERS, Series
 from trgl.report.groups import Group
-from trgl.report.tables import percent
 
 POINTS_AT_MOST = 400
 _PLACES = {"transport": 0, "vanilla": 1, "end-to-end": 2}

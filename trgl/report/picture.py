@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 from trgl.metrics import Interval
@@ -34,7 +35,7 @@ def draw(comparison: Comparison) -> bytes:
     for result in comparison.methods:
         if result.last is None:
             continue
-        style: dict[str, Any] = {"color": _COLOURS[result.method], "marker": _MARKS[result.method]}
+        style = _style(result.method, [other.method for other in comparison.methods])
         label = f"{method_name(result.method, comparison.recipe)}: {_value(result.last)}"
         if not result.by_depth:
             half = 0.0 if math.isnan(result.last.half_width) else 100 * result.last.half_width
@@ -80,6 +81,15 @@ def draw(comparison: Comparison) -> bytes:
     stream = io.BytesIO()
     figure.savefig(stream, format="png", metadata={"Software": "trgl"})
     return stream.getvalue()
+
+
+def _style(method: str, methods: Sequence[str]) -> dict[str, Any]:
+    """Colour and mark: a method's own, or in a sweep a shade from dark to light."""
+    if method in _COLOURS:
+        return {"color": _COLOURS[method], "marker": _MARKS[method]}
+    swept = [name for name in methods if name not in _COLOURS]
+    shade = 0.75 * swept.index(method) / max(1, len(swept) - 1)
+    return {"color": (shade, 0.25 + 0.6 * shade, 0.7), "marker": _MARKS["transport"]}
 
 
 def _value(interval: Interval) -> str:

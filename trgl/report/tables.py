@@ -6,39 +6,13 @@ import csv
 import dataclasses
 import io
 import math
-from collections.abc import Sequence
 from typing import Any
 
 from trgl.metrics import Interval
+from trgl.report.beside import beside, beside_dict, published_of
+from trgl.report.cells import aligned, cell, ends, percent
 from trgl.report.comparison import Comparison, MethodResult
 from trgl.report.words import describe, method_name, seeds_text
-
-
-def percent(value: float) -> str:
-    """A fraction as a percentage with one decimal."""
-    return f"{100 * value:.1f} %"
-
-
-def _range(interval: Interval, signed: bool = False) -> str:
-    if math.isnan(interval.half_width):
-        return "one seed: unknown"
-    sign = "+" if signed else ""
-    return f"{100 * interval.low:{sign}.1f} to {100 * interval.high:{sign}.1f}"
-
-
-def _cell(interval: Interval | None) -> str:
-    return "-" if interval is None else percent(interval.mean)
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose columns also line up as plain text; the first row is the header."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-        for row in rows
-    ]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(lines)
 
 
 def main_table(comparison: Comparison) -> str:
@@ -64,8 +38,8 @@ def main_table(comparison: Comparison) -> str:
         rows.append(
             [
                 method_name(result.method, comparison.recipe),
-                _cell(result.last),
-                _range(result.last) if result.last else "-",
+                cell(result.last),
+                ends(result.last) if result.last else "-",
                 ", ".join(values),
                 f"{result.seconds.mean:.0f} s" if result.seconds else "-",
             ]
@@ -80,7 +54,7 @@ def difference_table(comparison: Comparison) -> str:
         [
             f"{difference.method} minus {difference.other}",
             f"{100 * difference.interval.mean:+.1f}",
-            _range(difference.interval, signed=True),
+            ends(difference.interval, signed=True),
         ]
         for difference in comparison.differences
     ]
@@ -96,9 +70,9 @@ def time_text(comparison: Comparison) -> str:
 
 def _optimistic(result: MethodResult) -> str:
     if result.optimistic is None or result.epochs_evaluated is None:
-        return _cell(result.optimistic)
+        return cell(result.optimistic)
     plural = "" if result.epochs_evaluated == 1 else "s"
-    return f"{_cell(result.optimistic)} of {result.epochs_evaluated} epoch{plural} evaluated"
+    return f"{cell(result.optimistic)} of {result.epochs_evaluated} epoch{plural} evaluated"
 
 
 def other_table(comparison: Comparison) -> str:
@@ -117,12 +91,23 @@ def other_table(comparison: Comparison) -> str:
         rows.append(
             [
                 result.method,
-                _cell(first),
-                _cell(result.last),
-                _cell(result.best),
+                cell(first),
+                cell(result.last),
+                cell(result.best),
                 _optimistic(result),
             ]
         )
+    return aligned(rows)
+
+
+def depth_table(comparison: Comparison) -> str:
+    """Test accuracy of every module at the last epoch; empty without any."""
+    shown = [result for result in comparison.methods if result.by_depth]
+    if not shown:
+        return ""
+    rows = [["depth", *(result.method for result in shown)]]
+    for depth in shown[0].by_depth:
+        rows.append([str(depth), *(cell(result.by_depth.get(depth)) for result in shown)])
     return aligned(rows)
 
 
@@ -149,6 +134,9 @@ def to_markdown(comparison: Comparison) -> str:
         "papers that print it.",
         other_table(comparison),
     ]
+    if depths := depth_table(comparison):
+        parts += ["Test accuracy of every module after the last epoch:", depths]
+    parts += beside(comparison)
     failures = [
         f"- {result.method}, seed {seed}: {reason}"
         for result in comparison.methods
@@ -181,9 +169,10 @@ def to_csv(comparison: Comparison) -> str:
     writer.writerow(["method", "figure", "depth", "mean", "low", "high", "seeds"])
 
     def row(method: str, figure: str, depth: int | str, interval: Interval) -> None:
-        ends = [interval.low, interval.high]
-        shown = ["" if math.isnan(end) else repr(end) for end in ends]
-        writer.writerow([method, figure, depth, repr(interval.mean), *shown, interval.count])
+        sides = [interval.low, interval.high]
+        shown = ["" if math.isnan(side) else repr(side) for side in sides]
+        count = interval.count or ""  # of published figures, whose runs are not always known
+        writer.writerow([method, figure, depth, repr(interval.mean), *shown, count])
 
     for result in comparison.methods:
         for name in _METRICS:
@@ -192,6 +181,12 @@ def to_csv(comparison: Comparison) -> str:
                 row(result.method, _LONG_NAMES[name], "", interval)
         for depth, interval in result.by_depth.items():
             row(result.method, "accuracy_last_epoch", depth, interval)
+    if paper := comparison.published:
+        for result in comparison.methods:
+            value = published_of(comparison, result, paper)
+            if value is not None:
+                half = math.nan if value.half_width is None else value.half_width
+                row(result.method, "published", "", Interval(value.mean, half, 0, 0.95))
     for difference in comparison.differences:
         name = f"{difference.method}-minus-{difference.other}"
         row(name, "last_module_last_epoch", "", difference.interval)
@@ -223,6 +218,7 @@ def to_dict(comparison: Comparison) -> dict[str, Any]:
         "images": dict(comparison.images),
         "seeds": comparison.seeds,
         "side_by_side": comparison.side_by_side,
+        "published": beside_dict(comparison),
         "methods": {result.method: method(result) for result in comparison.methods},
         "differences": [
             {

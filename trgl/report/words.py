@@ -25,6 +25,9 @@ def method_name(method: str, recipe: Mapping[str, Any]) -> str:
         return "module by module (vanilla)"
     if method == "transport":
         return f"module by module, transport ({strength(recipe)})"
+    if method.startswith("transport-tau"):
+        tau = float(method.removeprefix("transport-tau"))
+        return f"module by module, transport ({strength({**recipe, 'tau': tau})})"
     return "end to end (backpropagation)"
 
 
@@ -92,7 +95,7 @@ def changed(recipe: Mapping[str, Any]) -> str:
     if recipe["name"] not in recipes.NAMES:
         return ""
     original = recipes.find(recipe["name"]).as_dict()
-    fields = [key for key in original if key not in ("name", "title")]
+    fields = [key for key in original if key not in ("name", "title", "published")]
     different = [key for key in fields if recipe[key] != original[key]]
     return ", ".join(f"{key.replace('_', '-')} {shown(recipe[key])}" for key in different)
 

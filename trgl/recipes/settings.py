@@ -1,0 +1,169 @@
+"""Groups of values with one source each, and the recipe that they make together.
+
+A setting reads ``{source: {field: value}}``: where the values come from, and what they are. A
+source begins with "ours" where we chose the value because the papers do not say theirs, or chose
+another; ``trgl compare`` points these out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from trgl.recipes.recipe import Recipe, options
+
+Settings = Mapping[str, Mapping[str, Any]]
+
+PLAIN = "ours: the plain choice"
+UNUSED = "not used by these settings"
+UNPUBLISHED = "ours, not published: "
+
+
+def make(name: str, title: str, *settings: Settings, published: str = "") -> Recipe:
+    """The recipe of several settings; where two give a field, the later one counts.
+
+    Args:
+        name: of the recipe.
+        title: what it trains, in a few words.
+        settings: source, field, value; fields that none gives have their default.
+        published: table, network and data of the published rows that belong beside its figures.
+
+    Raises:
+        ValueError: values that are wrong, or contradict each other.
+    """
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for setting in settings:
+        for source, fields in setting.items():
+            values |= fields
+            sources |= dict.fromkeys(fields, source)
+    recipe = Recipe(name=name, title=title, published=published, **values)
+    idle = unused(recipe)
+    told = {
+        field.name: sources.get(field.name, UNUSED if field.name in idle else PLAIN)
+        for field in options()
+    }
+    return dataclasses.replace(recipe, sources=told)
+
+
+def unused(recipe: Recipe) -> set[str]:
+    """The fields that say nothing about this recipe, because another one rules them out."""
+    found = set()
+    if recipe.network not in ("blocks", "wide"):
+        found |= {"blocks", "filters", "encoder_layers", "encoder_kernel", "encoder_stride"}
+    if recipe.network != "blocks":
+        found |= {"block"}
+    if recipe.network in ("blocks", "wide") or recipe.network.startswith(("vgg", "swin", "vit")):
+        found |= {"stem"}
+    if recipe.regime != "multi-lap":
+        found |= {"laps"}
+    if recipe.regime == "parallel":
+        found |= {"epochs_step"}
+    if recipe.schedule != "milestones":
+        found |= {"milestones"}
+    if "cosine" not in (recipe.schedule, recipe.end_to_end_schedule):
+        found |= {"minimum_learning_rate"}
+    if recipe.encoder != "pretrained":
+        found |= {"pretrain_epochs", "pretrain_learning_rate"}
+    if not recipe.network.startswith(("swin", "vit")):
+        found |= {"patch", "window"}
+    if recipe.init != "orthogonal":
+        found |= {"init_gain"}
+    if recipe.init != "truncated-normal":
+        found |= {"init_std"}
+    if recipe.head != "conv":
+        found |= {"head_windows"}
+    if recipe.optimizer != "sgd":
+        found |= {"momentum"}
+    if recipe.weighting == "multipliers":
+        found |= {"tau", "taus"}
+    else:
+        found |= {"multiplier_initial", "multiplier_growth", "multiplier_every"}
+    return found
+
+
+def ours(recipe: Recipe) -> dict[str, str]:
+    """The fields that are not as published, or not published, with the reason of our choice."""
+    return {
+        field: source
+        for field, source in recipe.sources.items()
+        if source.startswith("ours") and source != PLAIN and field not in ("threads", "workers")
+    }
+
+
+_NEURIPS = "NeurIPS 2023, appendix E"
+SCRIPTS = "the authors' experiments; not in the text"
+# What all tables share, whatever the text or the scripts say it in
+COMMON: Settings = {
+    _NEURIPS: {
+        "optimizer": "sgd",
+        "momentum": 0.9,
+        "schedule": "constant",
+        "end_to_end_learning_rate": 0.1,
+        "end_to_end_schedule": "milestones",
+        "end_to_end_milestones": (120, 160, 200),
+        "milestone_divisor": 5.0,
+        "init": "orthogonal",
+    },
+    SCRIPTS: {
+        "crop_padding": 4,
+        "flip": True,
+        "mean": (),  # of the data set
+        "std": (),
+        "reduction": "mean",  # with a sum the published taus mean nothing
+        "evaluate_every": 1,  # the published maximum goes over all epochs
+        "decay_norms": True,
+    },
+    "NeurIPS 2023, equation 10": {"energy": "residue", "power": 2.0},
+}
+
+# Tables 1 to 4 and 7: large networks in a few modules, in parallel
+LARGE: Settings = {
+    _NEURIPS: {
+        "weight_decay": 2e-4,
+        "learning_rate": 0.003,
+        "batch_size": 256,
+        "init_gain": 0.1,
+        "label_smoothing": 0.1,
+        "epochs": 300,
+    },
+    "NeurIPS 2023, section 4.1": {"regime": "parallel", "head": "conv", "shared_head": False},
+}
+
+# Tables 8 to 13, and those of the workshop paper
+WIDE: Settings = {
+    _NEURIPS: {
+        "weight_decay": 1e-4,
+        "batch_size": 128,
+        "init_gain": 0.05,
+        "label_smoothing": 0.0,
+    },
+    "NeurIPS 2023, section 4; AAAI workshop 2022, section on related work": {
+        "head": "conv",
+        "shared_head": False,
+    },
+    UNPUBLISHED + "Table 3's; not searched for: compare a few by --taus and --validation-size": {
+        "tau": 0.5
+    },
+    "NeurIPS 2023, section 3.3: best in all experiments but one": {"weighting": "doubled"},
+}
+
+PARALLEL: Settings = {_NEURIPS: {"regime": "parallel", "learning_rate": 0.003, "epochs": 300}}
+
+
+def one_by_one(regime: str, first: int, step: int, source: str) -> Settings:
+    """Sequential or multi-lap training, in five laps.
+
+    Args:
+        regime: sequential or multilap.
+        first: epochs of module 0, over all laps.
+        step: module k gets `first` + k·`step`.
+        source: of the epochs.
+    """
+    laps = 5 if regime == "multilap" else 1
+    order = "multi-lap" if regime == "multilap" else "sequential"
+    return {
+        _NEURIPS: {"regime": order, "learning_rate": 0.007, "end_to_end_epochs": 300},
+        source: {"epochs": first, "epochs_step": step, "laps": laps},
+    }
