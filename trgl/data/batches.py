@@ -118,6 +118,11 @@ class Batches:
         return len(self._labels)
 
     @property
+    def labels(self) -> Tensor:  # [N]
+        """Of all images, in their own order, on the device: a trainer checks them once."""
+        return self._labels
+
+    @property
     def augmented(self) -> bool:
         """Whether an image changes at random from epoch to epoch."""
         return self.crop_padding > 0 or self.flip

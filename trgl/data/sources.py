@@ -96,10 +96,6 @@ def load(
             f"or data=DIR in Python).{_how(name, 'DIR')}"
         )
     directory = Path(data)
-    if directory.exists() and not directory.is_dir():
-        raise ValueError(
-            f"{directory} must be a directory that holds {name}, or a file that ends in .npz."
-        )
     found = _find(name, directory, image_size)
     if found is None and download and name in FETCHABLE:
         fetch(name, directory)
@@ -114,6 +110,20 @@ def load(
 
 def _find(name: str, directory: Path, image_size: int) -> ImageData | None:
     """The data set in a directory; None where nothing of it is there."""
+    try:
+        if directory.exists() and not directory.is_dir():
+            raise ValueError(
+                f"{directory} must be a directory that holds {name}, or a file that ends in .npz."
+            )
+        return _read(name, directory, image_size)
+    except OSError as error:  # e.g. a folder above it that may not be looked into
+        raise ValueError(
+            f"{error.filename or directory}: cannot be read ({error.strerror or error}). Correct "
+            "the path or its permissions."
+        ) from error
+
+
+def _read(name: str, directory: Path, image_size: int) -> ImageData | None:
     if name == "image-folder":
         return read_folders(directory, image_size) if directory.is_dir() else None
     if name == "tiny-imagenet":

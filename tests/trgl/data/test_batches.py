@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from tiny_sets import write_folders
 from torch import Tensor
 
 from trgl import data
@@ -32,6 +35,42 @@ def test_batches_without_randomness_are_the_normalized_images() -> None:
     expected = expected / pixels.std((0, 2, 3), keepdim=True, correction=0)
     torch.testing.assert_close(seen.double(), expected, atol=1e-6, rtol=1e-5)
     assert torch.equal(seen, epoch_of(batches)[0])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: its batches were not tested")
+@pytest.mark.parametrize("place", ["memory", "device", "files"])
+def test_a_gpu_gets_the_same_batches_and_is_not_waited_for(tmp_path: Path, place: str) -> None:
+    write_folders(tmp_path, ("a", "b"), train=12)
+    stored = data.load("image-folder", tmp_path)
+    assert isinstance(stored.x_train, data.ImageFiles)
+    in_memory = torch.cat(list(stored.x_train.chunks(8, data.Readers(0)))).contiguous()
+    source = {"memory": in_memory, "device": in_memory.cuda(), "files": stored.x_train}[place]
+
+    def make(images: Tensor | data.ImageFiles, device: str) -> data.Batches:
+        return data.Batches(
+            images,
+            stored.y_train,
+            5,
+            shuffle=True,
+            crop_padding=2,
+            flip=True,
+            mean=[0.4, 0.5, 0.6],
+            std=[0.2, 0.3, 0.25],
+            device=device,
+            workers=2,
+        )
+
+    epoch = iter(make(source, "cuda"))
+    there = [next(epoch)]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        there += epoch
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for (x, y), (u, v) in zip(make(in_memory, "cpu"), there, strict=True):
+        assert u.is_cuda
+        assert torch.equal(x, u.cpu())
+        assert torch.equal(y, v.cpu())
 
 
 def test_given_statistics_are_used() -> None:

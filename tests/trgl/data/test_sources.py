@@ -56,6 +56,13 @@ def test_missing_data_names_the_directory_and_the_command(tmp_path: Path, name: 
         data.load(name)
 
 
+def test_a_place_that_cannot_be_looked_into_is_named(tmp_path: Path) -> None:
+    place = tmp_path / ("x" * 300)  # the system refuses names of this length
+    with pytest.raises(ValueError, match=r"cannot be read \(File name too long\)") as caught:
+        data.load("cifar10", place)
+    assert str(place) in str(caught.value)
+
+
 def test_what_cannot_be_fetched_is_not_offered(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"looked for train/CLASS/\.\.\.") as caught:
         data.load("image-folder", tmp_path / "nowhere")
