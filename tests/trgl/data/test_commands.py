@@ -18,8 +18,12 @@ from tiny_sets import (
     write_tiny_imagenet,
 )
 
+from trgl import recipes
 from trgl.cli import main
+from trgl.data import load
+from trgl.prepare import Task
 from trgl.rundir import read_metrics
+from trgl.workers import Job, _in_processes
 
 TINY = ["--modules", "2", "--filters", "4", "--head", "linear", "--epochs", "2", "--threads", "1"]
 FIXED = ["--mean", "0.5,0.5,0.5", "--std", "0.5,0.5,0.5"]
@@ -41,9 +45,17 @@ def test_figures_do_not_depend_on_processes(tmp_path: Path) -> None:
     config = json.loads((tmp_path / "3" / "config.json").read_text())
     assert config["data"]["classes"] == 2
     assert config["data"]["image_shape"] == [3, 8, 8]
-    words = ["--methods", "vanilla,transport", "--seeds", "0", "--jobs", "2", "--workers", "2"]
-    assert trgl("compare", "image-folder", tmp_path / "data", tmp_path / "both", *words) == 0
-    assert without_times(tmp_path / "both" / "transport-seed0") == alone
+
+
+def test_a_process_of_runs_has_readers_too(tmp_path: Path) -> None:
+    write_folders(tmp_path / "data", train=5)
+    images = load("image-folder", tmp_path / "data")
+    changes = {"modules": 2, "filters": 4, "epochs": 1, "train_size": 0, "workers": 2}
+    task = Task(recipes.find("cifar10-20x1").override(changes), "vanilla", 0)
+    job = Job(task, tmp_path / "run")
+    (summary,) = _in_processes([job], images, 1, lambda _: None, lambda job, summary: None)
+    assert summary["state"] == "done"
+    assert summary["images"] == {"train": 10, "validation": 0, "test": 4}
 
 
 @pytest.mark.parametrize(
