@@ -33,6 +33,9 @@ class UnreadableImageError(OSError):
         self.path = path
         self.reason = reason
 
+    def __reduce__(self) -> tuple[type[UnreadableImageError], tuple[str, str]]:
+        return type(self), (self.path, self.reason)  # so that other processes can be told
+
 
 @dataclasses.dataclass(frozen=True)
 class Request:

@@ -130,6 +130,29 @@ def test_what_was_cut_off_goes_on(
     assert not part_of(tmp_path).parent.exists()
 
 
+def test_an_interrupted_fetch_goes_on(
+    tmp_path: Path,
+    server: Server,
+    cifar: Published,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("trgl.data.fetching._CHUNK", 4096)
+
+    def interrupt(display: object, name: str, received: int, total: int | None) -> None:
+        if received > 8000:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("trgl.cli.fetch._Display.update", interrupt)
+        assert main(["fetch", "cifar10", "--to", str(tmp_path)]) == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert part_of(tmp_path).stat().st_size == 8192
+    assert main(["fetch", "cifar10", "--to", str(tmp_path)]) == 0
+    assert server.asked[-1] == ("/cifar.tar.gz", "bytes=8192-")
+    assert data.load("cifar10", tmp_path).num_classes == 10
+
+
 @pytest.mark.parametrize("extra", [0, 7], ids=["complete", "too-long"])
 def test_a_part_that_has_nothing_left_to_fetch(
     tmp_path: Path, server: Server, cifar: Published, extra: int

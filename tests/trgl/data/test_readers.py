@@ -144,6 +144,7 @@ def test_a_damaged_file_is_named_when_it_is_met(
         seen.extend(x for x, _ in batches)
     assert len(seen) == 2
     assert str(caught.value).startswith(f"{path}: ")
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
     with pytest.raises(data.UnreadableImageError, match=message):
         data.channel_statistics(files(images), data.Readers(workers))
 
