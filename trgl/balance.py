@@ -16,6 +16,7 @@ from .memory.fake import Fakes
 from .memory.intervals import HeadBytes, Row
 from .memory.partition import balanced
 
+_NO_ENERGY = 1 << 62
 BATCH = 32  # samples for which bytes are compared; they are very nearly proportional to it
 
 
@@ -72,6 +73,7 @@ def by_memory(
 ) -> list[int]:
     """Blocks per module such that the heaviest one keeps the fewest bytes for backward.
 
+    A module without an energy is made only where there are not enough blocks that have one.
     Counted with its head, with the energies, in float32 or whatever type the weights have.
 
     Args:
@@ -94,6 +96,7 @@ def by_memory(
     """
     bodies: list[Body] = []
     shapes: list[Shape] = []
+    terms: list[int] = []
     whole = energy == "module"
     with DryRun(model, encoder) as run:
         x = run.images(shape)
@@ -102,8 +105,9 @@ def by_memory(
         device, dtype, entering = x.device, x.dtype, tuple(x.shape[1:])
         for number, block in enumerate(blocks, 1):
             owner = f"the module with block {number}"
-            x, body, _ = run.body([block], x, "residue" if whole else energy, owner)
+            x, body, count = run.body([block], x, "residue" if whole else energy, owner)
             bodies.append(body)
+            terms.append(count)
             shapes.append(tuple(x.shape[1:]))
     fakes = Fakes()
     with fakes.mode:
@@ -128,7 +132,11 @@ def by_memory(
             built, stop, trains=not freeze_head, recompute=again, loss=loss, images=originals
         )
 
+    unpenalized = not any(terms) or whole
+
     def cost(k: int, first: int, stop: int) -> int:
+        if not unpenalized and not any(terms[first:stop]):
+            return _NO_ENERGY  # a penalty would be refused, if only for one module
         parts = head_parts(kinds[k], local_losses[k], recompute_heads[k], stop)
         return row.bytes(first, stop, parts)
 

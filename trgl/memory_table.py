@@ -21,6 +21,7 @@ from trgl.transport import Transport
 from trgl.zoo import Subject
 from trgl_kernels import regularize
 from trgl_kernels.blocks import Regularized
+from trgl_kernels.convert import twin_of
 
 METHODS = {
     "end-to-end": "ordinary training, without a penalty",
@@ -34,6 +35,7 @@ METHODS = {
     "recipe's heads as it says",
 }
 _WHOLE = ("end-to-end", "checkpointed")
+UNPENALIZED = (*_WHOLE, "vanilla")
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,9 @@ def network_of(subject: Subject, model: nn.Module, method: str, modules: int) ->
         ValueError: as `trgl.split`.
     """
     again = method in ("recompute", "recompute-heads", "balanced")
-    copied = regularize(copy.deepcopy(model), "activation" if again else "none")
+    copied = copy.deepcopy(model)
+    if any(isinstance(m, Regularized) or twin_of(m) is not None for m in copied.modules()):
+        regularize(copied, "activation" if again else "none")
     balance: str | Sequence[int] = subject.by_hand.get(modules, "depth")
     network = split(
         copied,
@@ -139,7 +143,7 @@ def network_of(subject: Subject, model: nn.Module, method: str, modules: int) ->
         subject.classes,
         balance="memory" if method == "balanced" else balance,
         recompute_heads=_heads_again(subject, method, modules),
-        **subject.options,
+        **{**subject.options, "head": subject.head(modules)},
     )
     if method == "checkpointed":
         for parent in list(network.modules()):

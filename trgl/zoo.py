@@ -1,19 +1,31 @@
-"""Models by name: those of torchvision and of the papers, and those of recipes."""
+"""Models by name: those of torchvision, timm and the papers, and those of recipes."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
 
 from trgl import models, recipes
-from trgl.build import build_model, local_loss_of
+from trgl.build import balance_of, build_model, heads_of, local_loss_of
 from trgl.data.sources import SIZES
+from trgl.heads import Head
+from trgl.models import names
+from trgl.models.papers import BLOCKS
+from trgl.recipes import Recipe
+from trgl_kernels.convert import twin_of
 
-MODELS = "resnet110, a torchvision ResNet, ResNeXt or Wide ResNet (resnet50, resnext50_32x4d, ...)"
+MODELS = (
+    "resnet110, wide-K-M (wide-10-1, wide-2-7, ...), a ResNet, ResNeXt, Wide ResNet, VGG, "
+    "DenseNet, Swin, ViT, MobileNetV2 or EfficientNet by torchvision's name (resnet50, resnext50_32x4d, "
+    "swin_t, ...), vit_tiny, vit_small, timm:NAME"
+)
+_WIDE = re.compile(r"wide-([1-9]\d{0,2})-([1-9]\d{0,2})")
 
 
 @dataclass(frozen=True)
@@ -25,20 +37,35 @@ class Subject:
         shape: of one image.
         classes: number of classes.
         options: for `split`, beside modules, shape, classes and balance.
-        by_hand: blocks per module that the papers chose, by number of modules.
+        by_hand: blocks per module, or another balance, that the papers or a recipe chose, by
+            number of modules.
         modules: the number that a recipe says; empty for other models.
         batch: in images; a recipe's own.
         recompute_heads: how many heads of a recipe run again in backward, from the first one on.
+        has_energies: whether there is something to penalize.
     """
 
     build: Callable[[], nn.Module]
     shape: tuple[int, ...]
     classes: int
     options: dict[str, Any] = field(default_factory=dict)
-    by_hand: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    by_hand: dict[int, str | Sequence[int]] = field(default_factory=dict)
     modules: tuple[int, ...] = ()
     batch: int = 64
     recompute_heads: int = 0
+    has_energies: bool = True
+
+    def head(self, modules: int) -> Head | list[Head]:
+        """The head, or heads, for a number of modules.
+
+        A recipe that says one for each of its modules says the last one for a single module, and
+        its kind for other numbers.
+        """
+        head: Head | list[Head] = self.options["head"]
+        if not isinstance(head, list) or modules in self.modules:
+            return head
+        front = head[: len(head) - self.modules[0]]  # of an encoder that trains
+        return [*front, head[-1]] if modules == 1 else "conv"
 
 
 def subject(
@@ -50,56 +77,93 @@ def subject(
     """Finds a model by its name.
 
     Args:
-        name: resnet110, a name in torchvision.models that gives a ResNet, or a recipe.
+        name: in `trgl.models.names`, wide-K-M, timm:NAME, or a recipe.
         shape: (C, H, W) of one image; None is that of the recipe's data set, or (3, 32, 32).
         classes: number of classes; None is that of the recipe's data set, or 10.
-        head: of every module; None is the recipe's, or "conv".
+        head: of every module; None is the recipe's, "pool-linear" for transformers and timm's
+            models, or "conv".
 
     Raises:
         ValueError: there is no such model; the message suggests the nearest name.
     """
     if name in recipes.NAMES or name in recipes.ALIASES:
-        recipe = recipes.find(name)
-        size, number = SIZES[recipe.dataset]
-        if recipe.image_size:
-            size = (size[0], recipe.image_size, recipe.image_size)
-        image, count = shape or size, classes or number
-        options: dict[str, Any] = {
-            "head": head or recipe.head,
-            "encoder": None if recipe.encoder == "stem" else "stem",
-            "freeze_encoder": recipe.frozen_encoder,
-            "local_loss": local_loss_of(recipe),
-            "shared_head": recipe.shared_head,
-            "energy": recipe.energy,
-        }
+        return _of_recipe(recipes.find(name), shape, classes, head)
+    image, count = shape or (3, 32, 32), classes or 10
+    if (wide := _WIDE.fullmatch(name)) is not None:
+        modules, blocks = int(wide[1]), int(wide[2])
+        if modules * blocks < 2:
+            raise ValueError(
+                f"a wide ResNet has at least 2 blocks, but {name} has 1; see wide-2-1."
+            )
+        stride = max(1, min(image[1:]) // 16)  # to 16×16, as in the papers
         return Subject(
-            lambda: build_model(recipe, image, count),
+            lambda: models.wide_resnet(modules * blocks, in_channels=image[0], stride=stride),
             image,
             count,
-            options,
-            modules=(recipe.modules,),
-            batch=recipe.batch_size,
-            recompute_heads=recipe.recompute_heads,
+            {"head": head or "conv", "encoder": "stem"},
+            modules=(modules,),
         )
-    shape, classes = shape or (3, 32, 32), classes or 10
-    options = {"head": head or "conv"}
-    if name == "resnet110":
-        return Subject(
-            lambda: models.resnet110(shape[0]), shape, classes, options, models.RESNET110_BLOCKS
-        )
-    from torchvision import models as zoo  # slow to import: only when it is asked for
+    _check(name)
+    timm = name.startswith(names.TIMM)
+    transformer = name in (*names.SWINS, *names.VITS)
+    options = {"head": head or ("pool-linear" if timm or transformer else "conv")}
+    if name in names.VGGS or (timm and not _has_residues(name, image, count)):
+        options["energy"] = "displacement"
+    return Subject(
+        lambda: models.build(name, image, count),
+        image,
+        count,
+        options,
+        dict(BLOCKS.get(name, {})),
+        has_energies=name not in names.DENSENETS,
+    )
 
-    known = [n for n in zoo.list_models(zoo) if n.startswith(("resnet", "resnext", "wide_resnet"))]
-    if name not in known:
-        every = ["resnet110", *known, *recipes.NAMES, *recipes.ALIASES]
-        near = difflib.get_close_matches(name, every, n=1, cutoff=0.4)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise ValueError(f"there is no model {name!r}.{hint} The models are {', '.join(every)}.")
 
-    def build() -> nn.Module:
-        model: nn.Module = getattr(zoo, name)(num_classes=classes)
-        if shape[0] != 3:
-            model.conv1 = nn.Conv2d(shape[0], 64, 7, stride=2, padding=3, bias=False)
-        return model
+def _of_recipe(
+    recipe: Recipe, shape: tuple[int, ...] | None, classes: int | None, head: str | None
+) -> Subject:
+    size, number = SIZES[recipe.dataset]
+    if recipe.image_size:
+        size = (size[0], recipe.image_size, recipe.image_size)
+    image, count = shape or size, classes or number
+    options: dict[str, Any] = {
+        "head": head or heads_of(recipe),
+        "encoder": None if recipe.encoder == "stem" else "stem",
+        "freeze_encoder": recipe.frozen_encoder,
+        "local_loss": local_loss_of(recipe),
+        "shared_head": recipe.shared_head,
+        "energy": recipe.energy,
+    }
+    return Subject(
+        lambda: build_model(recipe, image, count),
+        image,
+        count,
+        options,
+        {recipe.modules: balance_of(recipe)},
+        modules=(recipe.modules,),
+        batch=recipe.batch_size,
+        recompute_heads=recipe.recompute_heads,
+        has_energies=recipe.network not in names.DENSENETS,
+    )
 
-    return Subject(build, shape, classes, options)
+
+def _check(name: str) -> None:
+    """Holds that the name is a network's; the message knows wide-K-M and the recipes too."""
+    known = [n for n in names.NETWORKS if n not in ("blocks", "wide")]
+    if name in known or name.startswith(names.TIMM):
+        names.check(name)
+        return
+    every = ["wide-10-1", *known, *recipes.NAMES, *recipes.ALIASES]
+    near = difflib.get_close_matches(name, every, n=1, cutoff=0.4)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    raise ValueError(
+        f"there is no model {name!r}.{hint} The models are wide-K-M, {', '.join(every[1:])}, and "
+        f"{names.TIMM}NAME."
+    )
+
+
+def _has_residues(name: str, shape: tuple[int, ...], classes: int) -> bool:
+    """Whether some of its blocks are known residual blocks."""
+    with torch.device("meta"):
+        model = models.build(name, shape, classes)
+    return any(twin_of(layer) is not None for layer in model.modules())

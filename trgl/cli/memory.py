@@ -14,7 +14,7 @@ import torch
 
 from trgl.cli.options import chosen_device
 from trgl.heads import HEADS
-from trgl.memory_table import METHODS, Plan, Row, check, rows
+from trgl.memory_table import METHODS, UNPENALIZED, Plan, Row, check, rows
 from trgl.rundir import to_json, write_atomically
 from trgl.zoo import MODELS, subject
 
@@ -83,7 +83,8 @@ def add(commands: Any, arguments: Sequence[str]) -> None:
         choices=tuple(HEADS),
         default=None,
         metavar="|".join(HEADS),
-        help="classifier of every module (default: conv; a recipe's own)",
+        help="classifier of every module (default: conv, pool-linear for transformers and timm's; "
+        "a recipe's own)",
     )
     parser.add_argument(
         "--methods",
@@ -92,7 +93,7 @@ def add(commands: Any, arguments: Sequence[str]) -> None:
         metavar="METHOD,...",
         help="some of "
         + "; ".join(f"{name}: {text}" for name, text in METHODS.items())
-        + " (default: all)",
+        + " (default: all; without a penalty alone for a DenseNet)",
     )
     parser.add_argument(
         "--autocast", choices=("bfloat16",), default=None, help="mixed precision (default: none)"
@@ -147,7 +148,7 @@ def run(options: argparse.Namespace) -> int:
         subject=chosen,
         batch=options.batch or chosen.batch,
         modules=options.modules or chosen.modules or (2, 4),
-        methods=tuple(options.methods or METHODS),
+        methods=tuple(options.methods or (METHODS if chosen.has_energies else UNPENALIZED)),
         device=device,
         autocast=None if options.autocast is None else torch.bfloat16,
         fit=options.fit,
