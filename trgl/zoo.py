@@ -22,8 +22,8 @@ from trgl_kernels.convert import twin_of
 
 MODELS = (
     "resnet110, wide-K-M (wide-10-1, wide-2-7, ...), a ResNet, ResNeXt, Wide ResNet, VGG, "
-    "DenseNet, Swin, ViT, MobileNetV2 or EfficientNet by torchvision's name (resnet50, resnext50_32x4d, "
-    "swin_t, ...), vit_tiny, vit_small, timm:NAME"
+    "DenseNet, Swin, ViT, MobileNetV2 or EfficientNet by torchvision's name (resnet50, "
+    "resnext50_32x4d, swin_t, ...), vit_tiny, vit_small, timm:NAME"
 )
 _WIDE = re.compile(r"wide-([1-9]\d{0,2})-([1-9]\d{0,2})")
 
