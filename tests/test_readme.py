@@ -11,6 +11,7 @@ PAGES = {  # and their blocks
     "docs/boundary.md": 1,
     "docs/data.md": 1,
     "docs/examples.md": 4,
+    "docs/recipes.md": 1,
 }
 
 

@@ -38,3 +38,16 @@ def test_a_build_that_cannot_be_done_is_explained(tmp_path, changed, reason, rem
     assert facts["reason"].startswith(reason)
     assert facts["remedy"].startswith(remedy)
     assert not (package / "_C.so").exists()
+
+
+def test_what_is_no_python_is_shipped_too(tmp_path):
+    run = subprocess.run(
+        [sys.executable, "setup.py", "-q", "build_py", "--build-lib", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    shipped = tmp_path / "trgl" / "recipes" / "published.csv"
+    assert shipped.read_bytes() == (ROOT / "trgl" / "recipes" / "published.csv").read_bytes()
+    assert (tmp_path / "trgl" / "py.typed").exists()

@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -341,10 +342,12 @@ def test_recipes_are_filtered_by_table_and_name(capsys: pytest.CaptureFixture[st
 def test_a_sweep_over_tau(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["compare", "digits-20x1", "--taus", "0.5,5", "--methods", "vanilla,transport"]
     words += ["--seeds", "0", "--modules", "2", "--filters", "4", "--epochs", "2", "--jobs", "1"]
+    words += ["--validation-size", "20"]
     assert trgl(*words, "--evaluate-every", "2", "--out", tmp_path / "out", "--quiet") == 0
     shown = capsys.readouterr().out
     assert "transport (tau = 0.5)" in shown
     assert "transport (tau = 5)" in shown
+    assert re.search(r"the 20 validation images prefer (0\.5|5): ", " ".join(shown.split()))
     runs = sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_dir())
     assert runs == ["transport-tau0.5-seed0", "transport-tau5-seed0", "vanilla-seed0"]
     config = json.loads((tmp_path / "out" / runs[0] / "config.json").read_text())

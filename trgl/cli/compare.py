@@ -28,7 +28,13 @@ from trgl.report import Comparison, draw, to_csv, to_dict, to_markdown
 from trgl.report import compare as make_comparison
 from trgl.report.beside import beside
 from trgl.report.cells import percent
-from trgl.report.tables import depth_table, difference_table, main_table, time_text
+from trgl.report.tables import (
+    depth_table,
+    difference_table,
+    main_table,
+    preferred_text,
+    time_text,
+)
 from trgl.report.words import describe
 from trgl.run import environment
 from trgl.rundir import PICTURE, RUNS, TABLES, RunDirectory
@@ -194,6 +200,8 @@ def run(options: argparse.Namespace) -> int:
     print("\n" + time_text(result))
     if result.differences:
         print("\n" + difference_table(result))
+    if preferred := preferred_text(result):
+        print("\n" + textwrap.fill(preferred, 100))
     if options.recipe in FIGURES:
         figure = FIGURES[options.recipe]
         print("\n" + depth_table(result))

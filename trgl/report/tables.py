@@ -111,6 +111,21 @@ def depth_table(comparison: Comparison) -> str:
     return aligned(rows)
 
 
+def preferred_text(comparison: Comparison) -> str:
+    """In a sweep over tau with validation images, what these prefer; else empty."""
+    swept = [one for one in comparison.methods if one.method.startswith("transport-tau")]
+    known = [(one.validation.mean, one.method) for one in swept if one.validation is not None]
+    if len(known) < 2:
+        return ""
+    accuracy, method = max(known)
+    held = comparison.images.get("validation", 0)
+    return (
+        f"Of the values of tau the {held:,} validation images prefer "
+        f"{method.removeprefix('transport-tau')}: {percent(accuracy)} of them are right in "
+        "the last module after the last epoch."
+    )
+
+
 def to_markdown(comparison: Comparison) -> str:
     """The whole report in words and tables."""
     parts = [
@@ -136,6 +151,8 @@ def to_markdown(comparison: Comparison) -> str:
     ]
     if depths := depth_table(comparison):
         parts += ["Test accuracy of every module after the last epoch:", depths]
+    if preferred := preferred_text(comparison):
+        parts.append(preferred)
     parts += beside(comparison)
     failures = [
         f"- {result.method}, seed {seed}: {reason}"
