@@ -4,6 +4,7 @@ from . import data, heads, losses, memory, metrics, models, recipes
 from .body import Body
 from .checkpoint import Checkpoints
 from .encoder import FrozenEncoder
+from .layout import Layout
 from .metrics import EpochRecord, Evaluation, History, mean_interval, paired_interval
 from .network import GreedyModule, GreedyNetwork
 from .optimizers import without_decay
@@ -22,6 +23,7 @@ __all__ = [
     "GreedyModule",
     "GreedyNetwork",
     "History",
+    "Layout",
     "Multipliers",
     "Schedule",
     "Stopped",

@@ -63,6 +63,53 @@ class DryRun:
         with self._fake:
             return torch.empty(2, *shape, device=self._device, dtype=self._dtype)
 
+    def follow(self, model: nn.Module, units: Sequence[Unit], shape: Sequence[int]) -> None:
+        """Runs the model itself, and holds that its units run in order, with nothing in between.
+
+        Raises:
+            ValueError: it fails, its units run in another order, or what enters one is not what
+                the one before returned.
+        """
+        kind = type(model).__name__
+        ran = _Ran()
+        hooks = [hook for name, unit in units for hook in ran.watch(name, unit)]
+        images = self.images(shape)
+        try:
+            with self._fake, torch.no_grad():
+                model(images)
+        except Exception as error:
+            raise ValueError(
+                f"The layout of {kind} is held against a run of it on images {tuple(shape)}, which "
+                f"fails with: {(str(error).strip().splitlines() or [repr(error)])[0]} Check "
+                f"input_shape and its forward."
+            ) from error
+        finally:
+            for hook in hooks:
+                hook.remove()
+        wanted = [name for name, _ in units]
+        if ran.names != wanted:
+            other = [pair for pair in zip(wanted, ran.names, strict=False) if len(set(pair)) == 2]
+            what = (
+                f"{other[0][1]!r} runs where the layout has {other[0][0]!r}"
+                if other
+                else f"{len(ran.names)} of the layout's {len(wanted)} layers run"
+            )
+            raise ValueError(
+                f"A layout lists layers in the order of running, each once, but in {kind} {what}. "
+                f"Correct its method `layout`."
+            )
+        before = "the images"
+        given: tuple[object, int] = (images, images._version)
+        for name, entered, left in zip(ran.names, ran.entered, ran.left, strict=True):
+            if entered[0] is not given[0] or entered[1] != given[1]:
+                raise ValueError(
+                    f"Between the layers of a layout a model does nothing, because split runs the "
+                    f"layers alone, but what enters {name!r} of {kind} is not {before} as they "
+                    f"came. Make what happens there a layer, such as nn.Flatten or a module of "
+                    f"your own, and name it in the layout."
+                )
+            before, given = f"the features of {name!r}", left
+
     def body(
         self, blocks: Sequence[Sequence[Unit]], x: Tensor, energy: str, owner: str
     ) -> tuple[Tensor, Body, int]:
@@ -208,3 +255,30 @@ class DryRun:
                 f"A head must give logits [N, {num_classes}], but that of {owner} gives "
                 f"{['N', *logits.shape[1:]]}. Build it for num_classes={num_classes}."
             )
+
+
+class _Ran:
+    """What enters and leaves layers, with the version that it has then, in the order of running."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.entered: list[tuple[object, int]] = []
+        self.left: list[tuple[object, int]] = []
+
+    def watch(self, name: str, unit: nn.Module) -> list[RemovableHandle]:
+        def enter(_: nn.Module, inputs: tuple[object, ...], options: dict[str, object]) -> None:
+            self.names.append(name)
+            alone = len(inputs) == 1 and not options
+            self.entered.append(_stamped(inputs[0] if alone else None))
+
+        def leave(_: nn.Module, inputs: tuple[object, ...], output: object) -> None:
+            self.left.append(_stamped(output))
+
+        return [
+            unit.register_forward_pre_hook(enter, with_kwargs=True),
+            unit.register_forward_hook(leave),
+        ]
+
+
+def _stamped(value: object) -> tuple[object, int]:
+    return value, value._version if isinstance(value, Tensor) else -1

@@ -4,7 +4,7 @@ from types import ModuleType
 
 from torch import nn
 
-from . import layout_timm
+from . import layout_own, layout_timm
 from .sequence import (
     Layout,
     check_ordinary,
@@ -38,7 +38,8 @@ def layout_of(model: nn.Module) -> Layout:
     Swin's patch merging belongs to the block behind it. ViT: the stem makes tokens of the image, a
     block is an encoder block. DenseNet: a block is a layer of a dense block, a transition belongs
     to the one behind it. What follows the last block, norms and classifier, is dropped.
-    `nn.Sequential`: see `sequential`; nothing is dropped. timm's: see `layout_timm`.
+    `nn.Sequential`: see `sequential`; nothing is dropped. timm's: see `layout_timm`. Any other
+    model that has a method `layout`: what that returns, see `layout_own`.
 
     Raises:
         ValueError: a model of another kind, or one without blocks; one that does more than run its
@@ -58,7 +59,7 @@ def layout_of(model: nn.Module) -> Layout:
     vit = _loaded("vision_transformer")
     if vit is not None and isinstance(model, vit.VisionTransformer):
         return _vit(model, vit)
-    found = layout_timm.layout_of(model)
+    found = layout_timm.layout_of(model) or layout_own.layout_of(model)
     if found is not None:
         return found
     if is_sequential(model):
@@ -76,8 +77,8 @@ def layout_of(model: nn.Module) -> Layout:
         f"split takes torchvision's ResNet, ResNeXt, WideResNet, VGG, MobileNetV2, EfficientNet, "
         f"DenseNet, Swin and ViT, timm's ResNet, ViT, Swin, ConvNeXt, RegNet and EfficientNet, or "
         f"an nn.Sequential, because it must know in which order the layers run; but got "
-        f"{type(model).__name__}. Wrap the layers in an nn.Sequential in the order of "
-        f"running, without the classifier."
+        f"{type(model).__name__}. Wrap the layers in an nn.Sequential in the order of running, "
+        f"without the classifier, or give it a method `layout` that returns a trgl.Layout."
     )
 
 

@@ -25,6 +25,7 @@ class Layout:
         added: layers that the model does not have, but its forward does, by name.
         channels_last: features have their channels in the last dimension.
         concatenates: a block appends to its input, so that there is no residue or displacement.
+        own: the model told it by a method of its own.
     """
 
     stem: tuple[str, ...]
@@ -32,6 +33,7 @@ class Layout:
     added: Mapping[str, nn.Module] = field(default_factory=dict)
     channels_last: bool = False
     concatenates: bool = False
+    own: bool = False
 
     def units(self, model: nn.Module, names: Sequence[str]) -> list[tuple[str, nn.Module]]:
         """Pairs of name and layer."""

@@ -53,11 +53,11 @@ def split(
     Args:
         model: torchvision's ResNet, ResNeXt, WideResNet, VGG, MobileNetV2, EfficientNet, Swin, ViT
             or DenseNet (which has no energies), timm's ResNet, ViT, Swin, ConvNeXt, RegNet or
-            EfficientNet, one of `trgl.models`, or any `nn.Sequential` (without its classifier). In
-            a Sequential a block is a layer that has
-            layers inside, such as a residual block; plain layers in front belong to it. Where there
-            are only plain layers, a block is a nested Sequential, or a layer with weights and the
-            norms, activations and poolings after it.
+            EfficientNet, one of `trgl.models`, a model whose method `layout` returns a
+            `trgl.Layout`, or any `nn.Sequential` (without its classifier). In a Sequential a block
+            is a layer that has layers inside, such as a residual block; plain layers in front
+            belong to it. Where there are only plain layers, a block is a nested Sequential, or a
+            layer with weights and the norms, activations and poolings after it.
         modules: K, from 1 to the number of blocks.
         input_shape: of one image, such as (C, H, W).
         num_classes: ≥ 1.
@@ -115,6 +115,10 @@ def split(
     local = losses.each(local_loss, modules + zero, layout.channels_last)
     if layout.channels_last:
         own, rest = heads.channels_last(own), heads.channels_last(rest)
+    if layout.own and not layout.added:
+        names = [*layout.stem, *(name for block in layout.blocks for name in block)]
+        with DryRun(model, None) as run:
+            run.follow(model, layout.units(model, names), shape)
     stem = layout.units(model, layout.stem)
     if isinstance(encoder, nn.Module):
         stem = [("encoder", encoder)]

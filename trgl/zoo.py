@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from trgl import models, recipes
+from trgl import models, own_code, recipes
 from trgl.build import balance_of, build_model, heads_of, local_loss_of
 from trgl.data.sources import SIZES
 from trgl.heads import Head
@@ -77,7 +77,8 @@ def subject(
     """Finds a model by its name.
 
     Args:
-        name: in `trgl.models.names`, wide-K-M, timm:NAME, or a recipe.
+        name: in `trgl.models.names`, wide-K-M, timm:NAME, a recipe, or FILE.py:NAME of a network
+            or recipe of one's own, a file that is run.
         shape: (C, H, W) of one image; None is that of the recipe's data set, or (3, 32, 32).
         classes: number of classes; None is that of the recipe's data set, or 10.
         head: of every module; None is the recipe's, "pool-linear" for transformers and timm's
@@ -86,7 +87,7 @@ def subject(
     Raises:
         ValueError: there is no such model; the message suggests the nearest name.
     """
-    if name in recipes.NAMES or name in recipes.ALIASES:
+    if name in recipes.NAMES or name in recipes.ALIASES or recipes.is_own(name):
         return _of_recipe(recipes.find(name), shape, classes, head)
     image, count = shape or (3, 32, 32), classes or 10
     if (wide := _WIDE.fullmatch(name)) is not None:
@@ -103,11 +104,13 @@ def subject(
             {"head": head or "conv", "encoder": "stem"},
             modules=(modules,),
         )
-    _check(name)
+    own = own_code.is_reference(name)
+    if not own:
+        _check(name)
     timm = name.startswith(names.TIMM)
     transformer = name in (*names.SWINS, *names.VITS)
     options = {"head": head or ("pool-linear" if timm or transformer else "conv")}
-    if name in names.VGGS or (timm and not _has_residues(name, image, count)):
+    if name in names.VGGS or ((own or timm) and not _has_residues(name, image, count)):
         options["energy"] = "displacement"
     return Subject(
         lambda: models.build(name, image, count),

@@ -37,8 +37,8 @@ def add_recipe_options(parser: argparse.ArgumentParser, arguments: Sequence[str]
     parser.add_argument(
         "recipe",
         metavar="RECIPE",
-        help="name or alias of a recipe (trgl recipes lists them); its values are the defaults of "
-        "the options",
+        help="name or alias of a recipe (trgl recipes lists them), or FILE.py:NAME of your own, "
+        "which is run; its values are the defaults of the options",
     )
     named = next((w for w in arguments if w in recipes.NAMES or w in recipes.ALIASES), None)
     recipe = recipes.find(named) if named else None

@@ -2,7 +2,8 @@
 
 from torch import nn
 
-from . import names
+from .. import own_code
+from . import names, own
 from .resnet110 import resnet110
 from .timm import build as build_timm
 from .torchvision import build as build_torchvision
@@ -21,7 +22,8 @@ def build(
     """A network by its name, for `trgl.split`; not "blocks" and "wide", see `chain`.
 
     Args:
-        name: in `trgl.models.names`, or "timm:" and a name of timm's.
+        name: in `trgl.models.names`, "timm:" and a name of timm's, or FILE.py:NAME of a callable
+            (input_shape, num_classes) -> nn.Module, which is run.
         shape: (C, H, W) of one image.
         classes: of its own classifier, where it has one.
         stem: as `trgl.models.torchvision.build` says.
@@ -32,6 +34,8 @@ def build(
     Raises:
         ValueError: an unknown name, or images that the network cannot take.
     """
+    if own_code.is_reference(name):
+        return own.build(name, shape, classes)
     names.check(name)
     if name in ("blocks", "wide"):
         raise ValueError(

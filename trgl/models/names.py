@@ -2,6 +2,8 @@
 
 import difflib
 
+from .. import own_code
+
 RESNETS = (
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
     *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"),
@@ -27,16 +29,18 @@ CHANNELS_ANYWHERE = (*SWINS, *VITS)  # features that are no maps [N, C, H, W]
 def check(name: str) -> None:
     """Holds that there is a network of this name.
 
-    A name of timm's, behind "timm:", is looked for where the network is built.
+    A name of timm's, behind "timm:", and a user's own FILE.py:NAME are looked for where the network
+    is built.
 
     Raises:
         ValueError: there is none; the message suggests the nearest name.
     """
-    if name in NETWORKS or (name.startswith(TIMM) and len(name) > len(TIMM)):
+    timm = name.startswith(TIMM) and len(name) > len(TIMM)
+    if name in NETWORKS or timm or own_code.is_reference(name):
         return
     near = difflib.get_close_matches(name, NETWORKS, n=1, cutoff=0.4)
     hint = f" Did you mean {near[0]}?" if near else ""
     raise ValueError(
         f"there is no network {name!r}.{hint} The networks are {', '.join(NETWORKS)}, and "
-        f"{TIMM}NAME for a model of timm's."
+        f"{TIMM}NAME for a model of timm's, FILE.py:NAME for one of your own."
     )

@@ -2,6 +2,7 @@
 
 from trgl.recipes.figures import FIGURES
 from trgl.recipes.named import ALIASES, NAMES, find, groups, names
+from trgl.recipes.own import is_own
 from trgl.recipes.published import place
 from trgl.recipes.recipe import METHODS, Recipe
 
@@ -13,6 +14,7 @@ __all__ = [
     "Recipe",
     "find",
     "groups",
+    "is_own",
     "names",
     "place",
 ]

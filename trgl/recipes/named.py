@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 
-from trgl.recipes import demos
+from trgl.recipes import demos, own
 from trgl.recipes.figures import FIGURES
 from trgl.recipes.published import Published, rows
 from trgl.recipes.recipe import Recipe
@@ -62,7 +62,7 @@ def groups() -> dict[str, list[str]]:
 
 
 def find(name: str) -> Recipe:
-    """The recipe of a name or an alias.
+    """The recipe of a name or an alias, or that of FILE.py:NAME, a file that is run.
 
     Raises:
         ValueError: there is none; the message suggests the nearest names.
@@ -70,8 +70,13 @@ def find(name: str) -> Recipe:
     name = ALIASES.get(name, name)
     if name in NAMES:
         return NAMES[name]()
+    if own.is_reference(name):
+        return own.find(name)
     near = difflib.get_close_matches(name, [*NAMES, *ALIASES], n=3, cutoff=0.5)
     hint = f" Did you mean {near[0]}?" if near else ""
     if near[1:]:
         hint += f" Also near: {', '.join(near[1:])}."
-    raise ValueError(f"there is no recipe {name!r}.{hint} `trgl recipes` lists them.")
+    raise ValueError(
+        f"there is no recipe {name!r}.{hint} `trgl recipes` lists them; FILE.py:NAME is "
+        "one of your own."
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from trgl import own_code
 from trgl.heads import HEADS
 from trgl.models import names
 from trgl.recipes.fields import option
@@ -20,7 +21,8 @@ class NetworkFields:
     network: str = option(
         "the network: blocks (equal blocks in a row), wide (the wide K-M ResNet, its filters "
         "doubled half way), resnet110, a ResNet, ResNeXt, Wide ResNet, VGG, DenseNet, Swin, ViT, "
-        "MobileNetV2 or EfficientNet by torchvision's name, vit_tiny, vit_small, or timm:NAME"
+        "MobileNetV2 or EfficientNet by torchvision's name, vit_tiny, vit_small, timm:NAME, or "
+        "FILE.py:NAME of a function (input_shape, num_classes) of your own, which is run"
     )
     modules: int = option("modules K, each with a loss of its own", unit="modules", least=1)
     balance: str = option(
@@ -148,7 +150,8 @@ class NetworkFields:
                 f"filters, received {self.encoder_layers} with {self.filters} filters; set "
                 f"encoder_layers to 1."
             )
-        if self.encoder != "stem" and self.network not in names.WITH_ENCODER:
+        bound = self.network not in names.WITH_ENCODER and not own_code.is_reference(self.network)
+        if self.encoder != "stem" and bound:
             raise ValueError(
                 f"the first layers of a {self.network} belong to module 1, received encoder "
                 f"{self.encoder}; set encoder to stem, or network to one of "

@@ -1,0 +1,81 @@
+"""What a user wrote in a file of their own: FILE.py:NAME.
+
+Loading such a file runs it, with all rights of the process, as `python FILE.py` would.
+"""
+
+import difflib
+import hashlib
+import importlib.util
+import re
+import sys
+import traceback
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+_REFERENCE = re.compile(r"(.+\.py):([A-Za-z_]\w*)")
+
+
+def is_reference(text: str) -> bool:
+    """Whether a name has the form FILE.py:NAME."""
+    return _REFERENCE.fullmatch(text) is not None
+
+
+def load(reference: str) -> Any:
+    """What a file defines under a name. The file is run the first time, and when it has changed.
+
+    While it runs, its folder is where it imports from first, as for a script.
+
+    Args:
+        reference: FILE.py:NAME; the file is looked for in the working directory.
+
+    Raises:
+        ValueError: there is no such file, it fails, or it defines no such name.
+    """
+    match = _REFERENCE.fullmatch(reference)
+    if match is None:
+        raise ValueError(f"a reference has the form FILE.py:NAME, received {reference!r}.")
+    path, name = Path(match[1]).expanduser().resolve(), match[2]
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ValueError(
+            f"{match[1]} cannot be read: {error.strerror}. Give the path of a Python file."
+        ) from None
+    module = _run(path, content)
+    if not hasattr(module, name):
+        near = difflib.get_close_matches(name, vars(module), n=1, cutoff=0.4)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise ValueError(f"{match[1]} defines no {name!r}.{hint}")
+    return getattr(module, name)
+
+
+def _run(path: Path, content: bytes) -> ModuleType:
+    digest = hashlib.sha256(str(path).encode() + b"\0" + content).hexdigest()[:16]
+    key = f"trgl_own_{path.stem}_{digest}"
+    if key in sys.modules:
+        return sys.modules[key]
+    spec = importlib.util.spec_from_file_location(key, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[key] = module  # while it runs, for what looks itself up there, as dataclasses do
+    sys.path.insert(0, str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    except BaseException as error:
+        del sys.modules[key]
+        if not isinstance(error, Exception):
+            raise
+        lines = [
+            f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)
+        ]
+        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+        where = "" if line is None else f", line {line}"
+        raise ValueError(
+            f"{path}{where} fails with {type(error).__name__}: {error}. Run it by itself: python "
+            f"{path}"
+        ) from error
+    finally:
+        sys.path.remove(str(path.parent))
+    return module
