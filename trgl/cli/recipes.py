@@ -119,9 +119,12 @@ def _show(recipe: Recipe) -> None:
     names = [field.name for field in recipe_options()]
     name_width = max(map(len, names)) + 2
     values = {name: show(getattr(recipe, name)) for name in names}
-    value_width = max(map(len, values.values())) + 2
+    value_width = min(max(map(len, values.values())), _WIDTH // 3) + 2
     for name, value in values.items():
         start = f"{name.replace('_', '-'):{name_width}}{value:{value_width}}"
+        if len(value) > value_width - 2:  # a path: its origin stands below
+            print(start)
+            start = " " * (name_width + value_width)
         print(
             textwrap.fill(
                 recipe.sources[name],
