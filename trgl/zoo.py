@@ -18,12 +18,14 @@ from trgl.heads import Head
 from trgl.models import names
 from trgl.models.papers import BLOCKS
 from trgl.recipes import Recipe
+from trgl_kernels.blocks import Regularized
 from trgl_kernels.convert import twin_of
 
 MODELS = (
     "resnet110, wide-K-M (wide-10-1, wide-2-7, ...), a ResNet, ResNeXt, Wide ResNet, VGG, "
     "DenseNet, Swin, ViT, MobileNetV2 or EfficientNet by torchvision's name (resnet50, "
-    "resnext50_32x4d, swin_t, ...), vit_tiny, vit_small, timm:NAME"
+    "resnext50_32x4d, swin_t, ...), vit_tiny, vit_small, timm:NAME, FILE.py:NAME "
+    "of your own, which is run"
 )
 _WIDE = re.compile(r"wide-([1-9]\d{0,2})-([1-9]\d{0,2})")
 
@@ -169,4 +171,6 @@ def _has_residues(name: str, shape: tuple[int, ...], classes: int) -> bool:
     """Whether some of its blocks are known residual blocks."""
     with torch.device("meta"):
         model = models.build(name, shape, classes)
-    return any(twin_of(layer) is not None for layer in model.modules())
+    return any(
+        isinstance(layer, Regularized) or twin_of(layer) is not None for layer in model.modules()
+    )

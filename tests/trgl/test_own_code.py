@@ -8,6 +8,7 @@ from torch import nn
 
 from trgl import models, own_code, recipes
 from trgl.cli.main import main
+from trgl.zoo import subject
 
 GOOD = """
 import dataclasses
@@ -136,3 +137,22 @@ def test_the_command_line_says_so(file: Path, tmp_path: Path, capsys, words: lis
     assert main(words) == 2
     assert "trgl: " in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_networks_without_residual_blocks_are_penalized_by_their_displacement(
+    file: Path, capsys
+) -> None:
+    file.write_text(
+        GOOD.replace(
+            "return nn.Sequential(", "return nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), "
+        )
+    )
+    assert subject(f"{file}:network", (1, 8, 8), 3).options["energy"] == "displacement"
+    file.write_text(
+        GOOD.replace(
+            "return nn.Sequential(", "return nn.Sequential(RegularizedResidual(nn.ReLU()), "
+        )
+        + "from trgl_kernels import RegularizedResidual\n"
+    )
+    assert "energy" not in subject(f"{file}:network", (1, 8, 8), 3).options
+    assert subject(f"{file}:constant").modules == (20,)
