@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trgl import recipes
+from trgl.recipes import Recipe
 from trgl.rundir import RUNS, RunDirectory
 
 RECIPE = recipes.find("digits-20x1").override({"modules": 3, "epochs": 4})
@@ -23,9 +24,10 @@ def write_run(
     reason: str = "Module 2 diverged.",
     dataset: str = "digits",
     diagnosis: dict[str, Any] | None = None,
+    recipe: Recipe = RECIPE,
 ) -> Path:
     """A run of 3 modules and 4 epochs; the loss of module k at epoch e is k / e."""
-    recipe = RECIPE.override(changes or {})
+    recipe = recipe.override(changes or {})
     whole = method == "end-to-end"
     modules = [3] if whole else [1, 2, 3]
     depths = {k: accuracy - 0.05 * (3 - k) for k in modules}
@@ -78,6 +80,7 @@ def write_run(
                         "best_module_by_validation": None,
                         "optimistic_maximum_over_epochs_and_modules": accuracy + 0.01,
                         "last_module_validation": None,
+                        "optimistic_maximum_over_epochs_of_last_module": accuracy + 0.005,
                         "by_depth": {} if whole else {str(k): v for k, v in depths.items()},
                     },
                     "memory": [

@@ -69,6 +69,8 @@ def build_parser(arguments: Sequence[str]) -> Parser:
     """
     from trgl.cli import (
         compare,
+        diagnose,
+        export,
         fetch,
         info,
         memory,
@@ -91,6 +93,8 @@ def build_parser(arguments: Sequence[str]) -> Parser:
         train,
         compare,
         report,
+        diagnose,
+        export,
         memory,
         recipes,
         fetch,

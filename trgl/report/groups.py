@@ -7,10 +7,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trgl.metrics import Interval, mean_interval
+from trgl.metrics import Interval, mean_interval, paired_interval
 from trgl.report.comparison import Comparison, MethodResult, compare
 from trgl.report.records import RunRecord
 from trgl.report.words import shown, strength
+
+_PENALTY = (
+    "tau",
+    "weighting",
+    "multiplier_initial",
+    "multiplier_growth",
+    "multiplier_every",
+    "reduction",
+    "energy",
+    "power",
+)
+_EACH_WITH_EACH = 4  # groups; more of them are each compared with the first only
 
 
 @dataclass(frozen=True)
@@ -88,28 +100,55 @@ def group_runs(runs: Sequence[RunRecord]) -> list[Group]:
         found.setdefault((key, copies), []).append(run)
     members = [sorted(group, key=lambda run: run.seed) for group in found.values()]
     return [
-        Group(label, tuple(group), _compare(group).methods[0])
+        Group(label, tuple(group), comparison_of(group).methods[0])
         for label, group in zip(_labels(members), members, strict=True)
     ]
 
 
-def comparisons(groups: Sequence[Group]) -> list[Comparison]:
-    """Groups of one recipe and data set beside each other: their runs of one seed are pairs.
+@dataclass(frozen=True)
+class Pair:
+    """Two groups whose runs of one seed share images, initial weights, order and crops.
 
-    Groups that name one method twice are left out, as what they share is not known.
+    Attributes:
+        group, other: the two.
+        seeds: that both ended well with.
+        interval: of the paired differences in accuracy, ``group`` minus ``other``.
     """
-    found: dict[str, list[Group]] = {}
-    for group in groups:
-        key = json.dumps([group.recipe, group.runs[0].config["data"]["name"]], sort_keys=True)
-        found.setdefault(key, []).append(group)
-    return [
-        _compare([run for group in beside for run in group.runs])
-        for beside in found.values()
-        if len({group.method for group in beside}) == len(beside)
-    ]
+
+    group: Group
+    other: Group
+    seeds: list[int]
+    interval: Interval
 
 
-def _compare(runs: Sequence[RunRecord]) -> Comparison:
+def pairs(groups: Sequence[Group]) -> list[Pair]:
+    """The groups that differ in method and penalty only, two by two, or each with the first.
+
+    Copies of one configuration are left out, as what they share is not known.
+    """
+    found = []
+    for place, group in enumerate(groups):
+        for other in groups[: 1 if len(groups) > _EACH_WITH_EACH else place][:place]:
+            shared = [seed for seed in other.result.values if seed in group.result.values]
+            if shared and _setting(group) == _setting(other) and _kind(group) != _kind(other):
+                mine, theirs = ([g.result.values[s] for s in shared] for g in (group, other))
+                found.append(Pair(group, other, shared, paired_interval(mine, theirs)))
+    return found
+
+
+def _setting(group: Group) -> str:
+    """What runs share that differ in method and penalty only."""
+    fields = {key: value for key, value in group.recipe.items() if key not in _PENALTY}
+    return json.dumps([fields, group.runs[0].config["data"]["name"]], sort_keys=True)
+
+
+def _kind(group: Group) -> tuple[str, str]:
+    fields = {key: value for key, value in group.recipe.items() if key in _PENALTY}
+    return group.method, json.dumps(fields, sort_keys=True) if group.method == "transport" else ""
+
+
+def comparison_of(runs: Sequence[RunRecord]) -> Comparison:
+    """Runs of one recipe and data set as a comparison."""
     data = runs[0].config["data"]
     return compare(
         runs[0].recipe,

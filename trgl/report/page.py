@@ -14,6 +14,7 @@ from trgl.report.figures import figures
 from trgl.report.groups import Group, group_runs
 from trgl.report.html_table import table
 from trgl.report.lines import seconds_text
+from trgl.report.published import published
 from trgl.report.records import RunRecord
 from trgl.report.results import results
 from trgl.report.settings import settings_rows
@@ -41,6 +42,8 @@ def to_html(runs: Sequence[RunRecord]) -> str:
     drawn, diagnosed = figures(groups), diagnosis_figures(groups)
     title = _title(groups)
     sections = [("results", "Results", results(groups))]
+    if papers := published(groups):
+        sections.append(("published", "Beside the papers", papers))
     for figure in [*drawn, *diagnosed]:
         sections.append((figure.key, figure.title, _figure(figure)))
     sections.append(("settings", "Settings", _settings(groups)))

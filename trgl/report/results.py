@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from html import escape
 
 from trgl.report.chart import Series
-from trgl.report.comparison import Comparison
-from trgl.report.groups import Group, comparisons
+from trgl.report.groups import Group, pairs
 from trgl.report.html_table import table
 from trgl.report.lines import seconds_text, styles, with_interval
 from trgl.report.svg import key
@@ -48,8 +47,7 @@ def results(groups: Sequence[Group]) -> str:
         "evaluated and the modules; it is chosen on the test images, and too high.</p>"
     )
     parts = [text, table(header, rows, "Results", markers=markers)]
-    for comparison in comparisons(groups):
-        parts.append(_differences(comparison))
+    parts.append(_differences(groups))
     parts += [f'<p class="warn">{escape(line)}</p>' for line in _failures(groups)]
     return "".join(parts)
 
@@ -58,12 +56,10 @@ def _swatch(colour: str, marker: str, dashed: bool) -> str:
     return key(Series("", (), (), colour=colour, marker=marker, dashed=dashed))
 
 
-def _differences(comparison: Comparison) -> str:
-    if not comparison.differences:
-        return ""
+def _differences(groups: Sequence[Group]) -> str:
     rows = []
-    for difference in comparison.differences:
-        interval = difference.interval
+    for pair in pairs(groups):
+        interval = pair.interval
         ends = (
             "one seed"
             if math.isnan(interval.half_width)
@@ -71,12 +67,14 @@ def _differences(comparison: Comparison) -> str:
         )
         rows.append(
             (
-                f"{difference.method} minus {difference.other}",
+                f"{pair.group.label} minus {pair.other.label}",
                 f"{100 * interval.mean:+.1f}",
                 ends,
-                seeds_text(difference.seeds),
+                seeds_text(pair.seeds),
             )
         )
+    if not rows:
+        return ""
     return (
         "<p>Runs of one seed share their training images, initial weights, order and crops, so "
         "that differences are taken seed by seed.</p>"

@@ -11,6 +11,8 @@ import pytest
 from pages import Page
 from written_runs import change, write_run
 
+from trgl import recipes
+from trgl.recipes.published import row_of, rows
 from trgl.report.page import all_figures, to_html
 from trgl.report.png import to_png
 from trgl.report.records import RunRecord, read_runs
@@ -178,6 +180,28 @@ def test_changed_settings_stand_first(tmp_path: Path) -> None:
     assert "3 of the fields differ from the recipe" in page.text  # modules and epochs too
     texts = [text for text in page.texts if text in ("modules", "batch-size", "dataset")]
     assert texts.index("batch-size") < texts.index("dataset")
+
+
+def test_published_figures_stand_beside_ours(tmp_path: Path) -> None:
+    row = next(r for r in rows() if r.table == "T13" and r.train_size)
+    own = next(n for n in recipes.NAMES if row_of(recipes.find(n).as_dict()) == row)
+    fields = recipes.find(own)
+    paths = [
+        write_run(tmp_path / name, method, recipe=fields.override(changes))
+        for name, method, changes in (
+            ("a", "vanilla", {}),
+            ("b", "transport", {}),
+            ("c", "transport", {"tau": fields.tau * 3}),
+        )
+    ]
+    page = Page(to_html(read_runs(paths)))
+    assert page.mistakes == []
+    assert "published" in [a.get("id") for a in page.having("section")]
+    assert row.place in page.text
+    for method in ("vanilla", "transport"):
+        value = row.accuracy[method]
+        assert page.text.count(f"{100 * value.mean:.2f} ± {100 * value.half_width:.2f} %") == 1
+    assert "What keeps the figures apart" in page.text
 
 
 def test_figures_have_the_values_of_the_runs(runs: list[RunRecord]) -> None:

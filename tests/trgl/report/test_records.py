@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from written_runs import change, write_comparison, write_run
 
-from trgl.report.groups import comparisons, group_runs
+from trgl.report.groups import group_runs, pairs
 from trgl.report.records import read_runs
 
 
@@ -74,12 +74,26 @@ def test_runs_that_differ_in_their_seed_are_one_group(tmp_path: Path) -> None:
     assert groups[0].result.last is not None
     assert groups[0].result.last.mean == pytest.approx(0.65)
     assert groups[0].result.last.count == 2
-    (comparison,) = comparisons(groups)
-    assert (comparison.differences[0].method, comparison.differences[0].other) == (
-        "vanilla",
-        "transport",
-    )
-    assert comparison.differences[0].interval.mean == pytest.approx(0.0)
+    (pair,) = pairs(groups)
+    assert (pair.group.label, pair.other.label) == ("vanilla", "transport (tau = 0.05)")
+    assert pair.interval.mean == pytest.approx(0.0)
+
+
+def test_groups_that_differ_in_their_penalty_are_pairs_and_others_are_not(tmp_path: Path) -> None:
+    paths = [
+        write_run(tmp_path / "vanilla", "vanilla", accuracy=0.5),
+        write_run(tmp_path / "weak", accuracy=0.7, changes={"tau": 5.0}),
+        write_run(tmp_path / "strong", accuracy=0.8, changes={"weighting": "multipliers"}),
+        write_run(tmp_path / "longer", accuracy=0.9, changes={"batch_size": 7}),
+    ]
+    found = pairs(group_runs(read_runs(paths)))
+    differences = [(p.group.runs[0].name, p.other.runs[0].name, p.interval.mean) for p in found]
+    assert [names for *names, _ in differences] == [
+        ["weak", "vanilla"],
+        ["strong", "vanilla"],
+        ["strong", "weak"],
+    ]
+    assert [mean for *_, mean in differences] == pytest.approx([0.2, 0.3, 0.1])
 
 
 def test_labels_say_what_differs(tmp_path: Path) -> None:
@@ -104,7 +118,7 @@ def test_labels_differ_also_where_nothing_else_does(tmp_path: Path) -> None:
         "transport (tau = 0.05) [two]",
     ]
     assert all(group.result.last and group.result.last.count == 1 for group in groups)
-    assert comparisons(groups) == []  # one method twice: nobody knows what is shared
+    assert pairs(groups) == []  # nobody knows what they share
 
 
 def test_curves_are_means_of_the_runs_that_ended_well(tmp_path: Path) -> None:
