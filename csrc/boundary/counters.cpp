@@ -50,8 +50,9 @@ void free_counted(void* block) {
 }
 
 // For raw_deallocate, which libraries also call with what they took before counting began. What
-// stands before such a block is malloc's own word about it, and readable.
-void free_any(void* block) {
+// stands before such a block is malloc's own word about it, and readable; AddressSanitizer calls it
+// the end of another block.
+__attribute__((no_sanitize("address"))) void free_any(void* block) {
   if (block != nullptr && header_of(block)->seal != seal_of(block)) {
     behind->raw_deallocate(block);
   } else {

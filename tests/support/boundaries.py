@@ -4,11 +4,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from trgl_kernels.boundary import ModuleBoundary
 from trgl_kernels.boundary.memory import absence, native
 
 needs_extension = pytest.mark.skipif(
     native() is None, reason=f"needs the compiled extension: {absence()}"
 )
+
+
+MAP = 64 * 64 * 4  # bytes of a map of such a layer
 
 
 class Layers(nn.Module):
@@ -41,3 +45,30 @@ def train(module: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> tup
 
 def momentum(module: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9)
+
+
+class Training:
+    """A module whose optimizer state is there, and its boundary."""
+
+    def __init__(self, **options):
+        self.module = Layers()
+        self.optimizer = momentum(self.module)
+        train(self.module, self.optimizer, batch())  # allocates the optimizer's state
+        self.boundary = ModuleBoundary("module 3", [self.module], [self.optimizer], **options)
+        self.x = batch()
+
+    def step(self, hold=None):
+        """One step in the scope; `hold` is given what it made, in a frame that ends before."""
+        with self.boundary:
+            return self._inside(hold)
+
+    def _inside(self, hold):
+        y, loss = train(self.module, self.optimizer, self.x)
+        if hold is not None:
+            hold(y, loss)
+        return self.boundary.cross(y)
+
+
+def raises_the_name(function):
+    with pytest.raises(RuntimeError, match="boundary 'module 3'"):
+        function()
