@@ -13,7 +13,7 @@ from torchvision.models.vision_transformer import EncoderBlock
 from trgl_kernels import RegularizedPreActBlock, collect_energy, regularize
 
 SHAPES = [(2, 8, 4, 4), (32, 64, 32, 32), (8, 256, 16, 16)]
-HALF_OVER_TAU = 0.5 / 0.1
+WEIGHT = torch.tensor(0.5 / 0.1)  # 1/(2τ): the gradient of the loss with respect to C
 
 
 class Measured(BasicBlock):
@@ -31,13 +31,13 @@ def plain(block: nn.Module, x: Tensor, grad: Tensor) -> None:
 def eager_penalty(block: Measured, x: Tensor, grad: Tensor) -> None:
     y = block(x)
     cost = block.residue.square().flatten(1).mean(1).mean()
-    torch.autograd.backward((y, cost * HALF_OVER_TAU), (grad, None))
+    torch.autograd.backward((y, cost), (grad, WEIGHT))
 
 
 def penalty(block: nn.Module, x: Tensor, grad: Tensor) -> None:
     with collect_energy() as energies:
         y = block(x)
-    torch.autograd.backward((y, energies.total() * HALF_OVER_TAU), (grad, None))
+    torch.autograd.backward((y, energies.total()), (grad, WEIGHT))
 
 
 def gradients(step, block: nn.Module, x: Tensor, grad: Tensor) -> list[Tensor]:

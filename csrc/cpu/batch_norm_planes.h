@@ -139,7 +139,7 @@ struct PlaneApply {
         energy += simd::sum<A, W>(total);
       }
       if constexpr (P != Power::none) {
-        a->partial[n * planes->channels + c] = static_cast<A>(energy);
+        a->partial[unit] = static_cast<A>(energy);  // next to those that this thread writes
       }
     }
   }

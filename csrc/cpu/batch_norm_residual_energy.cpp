@@ -34,13 +34,17 @@ void run(const Forward<T>& a, const Rows& rows, bool training) {
       [&](int64_t first, int64_t last) { simd::dispatch<RowApply<T, P>>(&a, &rows, first, last); });
 }
 
-// Partial energies of a sample.
-int64_t parts(const Planes& planes) {
-  return planes.channels;
+// Where the partial energies of sample n are: `count` of them, `step` apart.
+struct Parts {
+  int64_t first, step, count;
+};
+
+Parts parts(const Planes& planes, int64_t n) {
+  return {n, planes.batch, planes.channels};
 }
 
-int64_t parts(const Rows& rows) {
-  return rows.tiles;
+Parts parts(const Rows& rows, int64_t n) {
+  return {n * rows.tiles, 1, rows.tiles};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_residual_energy(
@@ -86,14 +90,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_residual_energy(
     a.floor = activation_floor<A>(activation);
     for_layout(z, format, [&](const auto& layout) {
       std::vector<Moments> moments(training ? layout.blocks * layout.channels : 0);
-      std::vector<A> partial(with_energy ? n * parts(layout) : 0);
+      std::vector<A> partial(with_energy ? n * parts(layout, 0).count : 0);
       a.blocks = moments.data();
       a.partial = partial.data();
       for_power(with_energy, p, [&](auto power) { run<T, power()>(a, layout, training); });
       for (int64_t i = 0; with_energy && i < n; ++i) {
+        const Parts of = parts(layout, i);
         double total = 0.0;
-        for (int64_t j = 0; j < parts(layout); ++j) {
-          total += partial[i * parts(layout) + j];
+        for (int64_t j = 0; j < of.count; ++j) {
+          total += partial[of.first + j * of.step];
         }
         energy.mutable_data_ptr<A>()[i] = static_cast<A>(total);
       }
