@@ -27,6 +27,8 @@ COLUMNS = {
     "times_penalty_off": "{:.3f}",
     "times_recompute_activation": "{:.2f}",
     "times_recompute_none": "{:.2f}",
+    "times_in_this_process": "{:.2f}",
+    "times_torchvision": "{:.2f}",
 }
 HEADINGS = {
     "milliseconds": "ms",
@@ -41,6 +43,8 @@ HEADINGS = {
     "times_penalty_off": "× ours, penalty off",
     "times_recompute_activation": "× ours, activations rebuilt",
     "times_recompute_none": "× ours, activations kept",
+    "times_in_this_process": "× read in this process",
+    "times_torchvision": "× torchvision's, as many processes",
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 
 from trgl import recipes
-from trgl.data import ImageData, load
+from trgl.data import ImageData, ImageFiles, load
 from trgl.recipes import Recipe
 from trgl.recipes.recipe import options as recipe_options
 
@@ -171,7 +172,16 @@ def chosen_images(options: argparse.Namespace, recipe: Recipe) -> ImageData:
     Raises:
         ValueError: it is not there, or damaged.
     """
-    return load(recipe.dataset, options.data, options.download, image_size=recipe.image_size)
+    images = load(recipe.dataset, options.data, options.download, image_size=recipe.image_size)
+    if isinstance(images.x_train, ImageFiles) and not recipe.mean and not options.quiet:
+        count = recipe.train_size or len(images.x_train)
+        print(
+            f"trgl: reading {count:,} images for their mean and standard deviation, which --mean "
+            "and --std would give",
+            file=sys.stderr,
+            flush=True,
+        )
+    return images
 
 
 def chosen_device(options: argparse.Namespace) -> str:

@@ -29,9 +29,12 @@ TINY = ["--modules", "2", "--filters", "4", "--head", "linear", "--epochs", "2",
 FIXED = ["--mean", "0.5,0.5,0.5", "--std", "0.5,0.5,0.5"]
 
 
-def trgl(command: str, dataset: str, directory: Path, out: Path, *words: object) -> int:
+def trgl(
+    command: str, dataset: str, directory: Path, out: Path, *words: object, loud: bool = False
+) -> int:
     places = ["--data", str(directory), "--out", str(out), "--dataset", dataset]
-    more = ["--train-size", "0", "--evaluate-every", "2", "--quiet", *map(str, words)]
+    more = ["--train-size", "0", "--evaluate-every", "2", *map(str, words)]
+    more += [] if loud else ["--quiet"]
     return main([command, "cifar10-20x1", *places, *TINY, *more])
 
 
@@ -66,11 +69,20 @@ def test_a_process_of_runs_has_readers_too(tmp_path: Path) -> None:
         ("tiny-imagenet", write_tiny_imagenet, [3, 16, 16]),
     ],
 )
-def test_every_layout_trains(tmp_path: Path, name: str, write: object, shape: list[int]) -> None:
+def test_every_layout_trains(
+    tmp_path: Path,
+    name: str,
+    write: object,
+    shape: list[int],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert callable(write)
     write(tmp_path / "data")
     out = tmp_path / "run"
-    assert trgl("train", name, tmp_path / "data", out, "--image-size", 16, "--workers", 1) == 0
+    words = ["--image-size", 16, "--workers", 1]
+    assert trgl("train", name, tmp_path / "data", out, *words, loud=name[0] == "t") == 0
+    told = "trgl: reading 12 images for their mean and standard deviation"
+    assert (told in capsys.readouterr().err) == (name == "tiny-imagenet")
     assert json.loads((out / "config.json").read_text())["data"]["image_shape"] == shape
     assert json.loads((out / "summary.json").read_text())["state"] == "done"
 
