@@ -188,9 +188,10 @@ def test_nan_and_infinity_propagate(dtype) -> None:
         assert torch.equal(a[b.isinf()], b[b.isinf()])
 
 
-def test_runs_are_bitwise_equal_whatever_the_threads() -> None:
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_runs_are_bitwise_equal_whatever_the_threads(layout) -> None:
     shape = (2, 3, 5, 5) if INTERPRETED else (3, 16, 60, 60)
-    drawn = (*draw(shape), 2.0, torch.float32, torch.contiguous_format)
+    drawn = (*draw(shape), 2.0, torch.float32, layout)
     first = run(displacement_energy, *drawn)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -201,8 +202,9 @@ def test_runs_are_bitwise_equal_whatever_the_threads() -> None:
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def test_nothing_is_read_before_it_is_written() -> None:
-    drawn = (*draw((3, 5, 7, 3)), 2.0, torch.float32, torch.contiguous_format)
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_nothing_is_read_before_it_is_written(layout) -> None:
+    drawn = (*draw((3, 5, 7, 3)), 2.0, torch.float32, layout)
     plain = run(displacement_energy, *drawn)
     torch.use_deterministic_algorithms(True)  # fills new memory with NaN
     try:

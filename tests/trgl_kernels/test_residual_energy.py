@@ -199,25 +199,27 @@ def test_nan_and_infinity_propagate(dtype) -> None:
     assert energy.isnan().all()
 
 
-def test_runs_are_bitwise_equal_whatever_the_threads() -> None:
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_runs_are_bitwise_equal_whatever_the_threads(layout) -> None:
     shape = (2, 3, 5, 5) if INTERPRETED else (3, 16, 60, 60)
     drawn = draw(shape, OPTIONS["scale-keep-relu"])
-    first = run(residual_energy, *drawn, torch.float32, torch.contiguous_format)
+    first = run(residual_energy, *drawn, torch.float32, layout)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        second = run(residual_energy, *drawn, torch.float32, torch.contiguous_format)
+        second = run(residual_energy, *drawn, torch.float32, layout)
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def test_nothing_is_read_before_it_is_written() -> None:
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_nothing_is_read_before_it_is_written(layout) -> None:
     drawn = draw((3, 5, 7, 3), OPTIONS["scale-keep-relu"])
-    plain = run(residual_energy, *drawn, torch.float32, torch.contiguous_format)
+    plain = run(residual_energy, *drawn, torch.float32, layout)
     torch.use_deterministic_algorithms(True)  # fills new memory with NaN
     try:
-        poisoned = run(residual_energy, *drawn, torch.float32, torch.contiguous_format)
+        poisoned = run(residual_energy, *drawn, torch.float32, layout)
     finally:
         torch.use_deterministic_algorithms(False)
     assert all(torch.equal(a, b) for a, b in zip(plain, poisoned, strict=True))
