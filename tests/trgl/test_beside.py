@@ -12,6 +12,8 @@ from trgl import recipes
 from trgl.recipes import Recipe
 from trgl.report import Comparison, compare, to_csv, to_dict, to_markdown
 from trgl.report.beside import beside
+from trgl.report.sweep import draw_sweep, swept
+from trgl.report.words import epochs_text, network_text
 from trgl.rundir import to_json
 
 
@@ -153,3 +155,53 @@ def test_a_sweep_sets_the_published_figure_beside_its_own_tau() -> None:
     published = {name: figure for name, figure in shown.items() if figure != "-"}
     assert list(published.values()) == ["73.57 ± 0.95 %", "77.22 ± 1.20 %"]
     assert "tau = 0.5, doubled in the second half" in list(published)[1]
+
+
+def test_a_sweep_is_drawn_against_tau(monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.figure import Figure
+
+    recipe = recipes.find("f4-resnet110-stl10-full-parallel-k16")
+    runs = [summary("vanilla"), summary("end-to-end")]
+    for tau, accuracy in ((5.0, 0.7), (0.5, 0.8)):
+        one = summary("transport", f"transport-tau{tau:g}")
+        one["accuracy"]["last_module_last_epoch"] = accuracy
+        runs.append(one)
+    comparison = compare(recipe.as_dict(), runs, dataset="stl10")
+    assert {tau: round(value.mean, 6) for tau, value in swept(comparison).items()} == {
+        0.5: 0.8,
+        5.0: 0.7,
+    }
+    drawn: list[Figure] = []
+    save = Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, *a, **k: drawn.append(self) or save(self, *a, **k)
+    )
+    assert draw_sweep(comparison).startswith(b"\x89PNG")
+    (axes,) = drawn[0].axes
+    assert axes.get_xscale() == "log"
+    curve = next(
+        line for line in axes.lines if len(line.get_xdata()) == 2 and line.get_marker() == "o"
+    )
+    assert list(curve.get_xdata()) == [0.5, 5.0]
+    assert list(curve.get_ydata()) == pytest.approx([80, 70])
+    levels = [line.get_ydata()[0] for line in axes.lines if line is not curve]
+    assert [level for level in levels if level == pytest.approx(50)]
+    assert len(axes.get_legend().get_texts()) == 3
+    assert swept(result(recipes.find("digits-20x1"))) == {}
+
+
+def test_words_for_networks_and_epochs_of_tables() -> None:
+    def words(name: str) -> tuple[str, str]:
+        recipe = recipes.find(name).as_dict()
+        return network_text(recipe), epochs_text(recipe)
+
+    laps = words("t10-wide-10-1-cifar100-5000-multilap-k10")
+    assert laps == (
+        "wide 10-1 ResNet with 256 filters in 10 modules, trained encoder, conv head per module",
+        "50 + 10k epochs of module k in 5 laps",
+    )
+    fifty = words("b13-wide-50-1-cifar100-full-sequential-k50")
+    assert fifty[1] == "10 epochs of each module"
+    network, epochs = words("resnet20x1-32-mnist")
+    assert "pretrained frozen encoder, one shared mlp head" in network
+    assert epochs == "300 epochs"

@@ -233,6 +233,7 @@ def test_a_failed_run_does_not_stop_a_comparison(
         (["compare", "digits-20x1", "--seeds", "a"], "a range like 0-4"),
         (["compare", "digits-20x1", "--seeds", "1,1"], "each seed once"),
         (["compare", "digits-20x1", "--methods", "magic"], "vanilla, transport, end-to-end"),
+        (["train", "digits-20x1", "--lerning-rate", "1"], "Did you mean --learning-rate?"),
         (["compare", "digits-20x1", "--jobs", "0"], "from 1 on"),
         (
             ["train", "cifar10-resnet18-k4", "--modules", "9", "--data", "{npz}"],
@@ -308,6 +309,29 @@ def test_real_mnist(data_folder: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert summary["accuracy"]["last_module_last_epoch"] > 0.5
 
 
+def test_a_row_of_real_mnist_stands_beside_the_published(
+    data_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        "compare",
+        "t13-resnet20x1-32-mnist-150-parallel-k20",
+        "--data",
+        data_folder,
+        "--quiet",
+    ]
+    words += ["--seeds", "0", "--methods", "vanilla,transport", "--jobs", "1", "--filters", "4"]
+    words += ["--epochs", "1", "--pretrain-epochs", "1", "--out", tmp_path / "out"]
+    assert trgl(*words) == 0
+    shown = capsys.readouterr().out
+    assert "Beside NeurIPS 2023, Table 13" in shown
+    assert "81.84 ± 1.22 %" in shown
+    assert "87.48 ± 0.42 %" in shown
+    assert "`tau, weighting`: ours, not published" in shown
+    facts = json.loads((tmp_path / "out" / "table.json").read_text())["published"]
+    assert facts["methods"]["vanilla"]["memory_saved_percent"] > 20
+    assert facts["methods"]["transport"]["published_accuracy"] == pytest.approx(0.8748)
+
+
 def test_recipes_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recipes"]) == 0
     listed = capsys.readouterr().out
@@ -348,6 +372,7 @@ def test_a_sweep_over_tau(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "transport (tau = 0.5)" in shown
     assert "transport (tau = 5)" in shown
     assert re.search(r"the 20 validation images prefer (0\.5|5): ", " ".join(shown.split()))
+    assert (tmp_path / "out" / "accuracy_by_tau.png").read_bytes().startswith(b"\x89PNG")
     runs = sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_dir())
     assert runs == ["transport-tau0.5-seed0", "transport-tau5-seed0", "vanilla-seed0"]
     config = json.loads((tmp_path / "out" / runs[0] / "config.json").read_text())

@@ -28,6 +28,7 @@ from trgl.report import Comparison, draw, to_csv, to_dict, to_markdown
 from trgl.report import compare as make_comparison
 from trgl.report.beside import beside
 from trgl.report.cells import percent
+from trgl.report.sweep import SWEEP_PICTURE, draw_sweep, swept
 from trgl.report.tables import (
     depth_table,
     difference_table,
@@ -35,7 +36,7 @@ from trgl.report.tables import (
     preferred_text,
     time_text,
 )
-from trgl.report.words import describe
+from trgl.report.words import TRANSPORT_OF, describe
 from trgl.run import environment
 from trgl.rundir import PICTURE, RUNS, TABLES, RunDirectory
 from trgl.transport import Multipliers, Transport
@@ -196,28 +197,33 @@ def run(options: argparse.Namespace) -> int:
                 _write(directory, result)
         path = directory.path
     markdown, table, machine = TABLES
-    print(textwrap.fill(describe(result), 100), main_table(result), sep="\n\n")
+    print(_wrapped(describe(result)), main_table(result), sep="\n\n")
     print("\n" + time_text(result))
     if result.differences:
         print("\n" + difference_table(result))
     if preferred := preferred_text(result):
-        print("\n" + textwrap.fill(preferred, 100))
+        print("\n" + _wrapped(preferred))
     if options.recipe in FIGURES:
         figure = FIGURES[options.recipe]
         print("\n" + depth_table(result))
-        print("\n" + textwrap.fill(f"{figure.place}: {figure.found}.", 100))
+        print("\n" + _wrapped(f"{figure.place}: {figure.found}."))
     for part in beside(result):
         lines = part.splitlines()
         tabular = lines[0].startswith("|")
-        print("\n" + (part if tabular else "\n".join(textwrap.fill(x, 100) for x in lines)))
+        print("\n" + (part if tabular else "\n".join(_wrapped(line) for line in lines)))
     seconds = round(time.monotonic() - started)
     print(f"\n{count} runs in {seconds // 60} min {seconds % 60} s, {side_by_side} side by side")
-    print(f"tables:  {path / markdown}, {table}, {machine}\npicture: {path / PICTURE}")
+    pictures = [str(path / PICTURE)] + [SWEEP_PICTURE] * (len(swept(result)) > 1)
+    print(f"tables:  {path / markdown}, {table}, {machine}\npicture: {', '.join(pictures)}")
     failed = [summary for summary in summaries if summary["state"] != "done"]
     if failed:
         complain(f"trgl: failed: {len(failed)} of {count} runs: {failed[0]['reason']}")
         return FAILED
     return 0
+
+
+def _wrapped(line: str) -> str:
+    return textwrap.fill(line, 100, break_on_hyphens=False)
 
 
 def chosen_variants(options: argparse.Namespace, recipe: Recipe) -> dict[str, tuple[str, Recipe]]:
@@ -240,7 +246,7 @@ def chosen_variants(options: argparse.Namespace, recipe: Recipe) -> dict[str, tu
             continue
         for tau in recipe.taus:
             one = recipe.override({"tau": tau, "taus": ()}, "the sweep")
-            found[f"transport-tau{tau:g}"] = (method, one)
+            found[f"{TRANSPORT_OF}{tau:g}"] = (method, one)
     return found
 
 
@@ -271,3 +277,5 @@ def _write(directory: RunDirectory, result: Comparison) -> None:
     directory.write(table, to_csv(result).encode())
     directory.write_json(machine, to_dict(result))
     directory.write(PICTURE, draw(result))
+    if len(swept(result)) > 1:
+        directory.write(SWEEP_PICTURE, draw_sweep(result))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import os
 import select
 import signal
@@ -45,8 +46,21 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong and where help is, and leave with the code of wrong input."""
-        complain(f"{self.prog}: {message}. See {self.prog} --help.")
+        complain(f"{self.prog}: {message}.{self._nearest(message)} See {self.prog} --help.")
         self.exit(WRONG_INPUT)
+
+    def _nearest(self, message: str) -> str:
+        """For options that no command has: those that were perhaps meant."""
+        kind, _, words = message.partition("unrecognized arguments: ")
+        if kind or not words:
+            return ""
+        known = set(self._option_string_actions)
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                known.update(*(parser._option_string_actions for parser in action.choices.values()))
+        wrong = [word.partition("=")[0] for word in words.split() if word.startswith("--")]
+        near = [match for word in wrong for match in difflib.get_close_matches(word, known, n=1)]
+        return f" Did you mean {', '.join(near)}?" if near else ""
 
 
 def complain(message: str) -> None:

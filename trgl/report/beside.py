@@ -10,7 +10,7 @@ from trgl.recipes.published import Accuracy, Published
 from trgl.recipes.settings import ours
 from trgl.report.cells import aligned, cell
 from trgl.report.comparison import Comparison, MethodResult
-from trgl.report.words import changed, method_name
+from trgl.report.words import TRANSPORT_OF, changed, method_name
 
 _MIB = 2**20
 
@@ -76,7 +76,7 @@ def published_of(comparison: Comparison, result: MethodResult, row: Published) -
 def _method(comparison: Comparison, result: MethodResult) -> str:
     return (
         "transport"
-        if result.method == f"transport-tau{comparison.recipe['tau']:g}"
+        if result.method == f"{TRANSPORT_OF}{comparison.recipe['tau']:g}"
         else (result.method)
     )
 

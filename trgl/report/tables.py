@@ -12,7 +12,7 @@ from trgl.metrics import Interval
 from trgl.report.beside import beside, beside_dict, published_of
 from trgl.report.cells import aligned, cell, ends, percent
 from trgl.report.comparison import Comparison, MethodResult
-from trgl.report.words import describe, method_name, seeds_text
+from trgl.report.words import TRANSPORT_OF, describe, method_name, seeds_text
 
 
 def main_table(comparison: Comparison) -> str:
@@ -113,7 +113,7 @@ def depth_table(comparison: Comparison) -> str:
 
 def preferred_text(comparison: Comparison) -> str:
     """In a sweep over tau with validation images, what these prefer; else empty."""
-    swept = [one for one in comparison.methods if one.method.startswith("transport-tau")]
+    swept = [one for one in comparison.methods if one.method.startswith(TRANSPORT_OF)]
     known = [(one.validation.mean, one.method) for one in swept if one.validation is not None]
     if len(known) < 2:
         return ""
@@ -121,7 +121,7 @@ def preferred_text(comparison: Comparison) -> str:
     held = comparison.images.get("validation", 0)
     return (
         f"Of the values of tau the {held:,} validation images prefer "
-        f"{method.removeprefix('transport-tau')}: {percent(accuracy)} of them are right in "
+        f"{method.removeprefix(TRANSPORT_OF)}: {percent(accuracy)} of them are right in "
         "the last module after the last epoch."
     )
 

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from trgl.report.comparison import Comparison
 
 
+TRANSPORT_OF = "transport-tau"  # and a value: the method transport in a sweep over tau
+
+
 def strength(recipe: Mapping[str, Any]) -> str:
     """The penalty's strength, e.g. ``tau = 0.05``."""
     if recipe["weighting"] == "multipliers":
@@ -25,8 +28,8 @@ def method_name(method: str, recipe: Mapping[str, Any]) -> str:
         return "module by module (vanilla)"
     if method == "transport":
         return f"module by module, transport ({strength(recipe)})"
-    if method.startswith("transport-tau"):
-        tau = float(method.removeprefix("transport-tau"))
+    if method.startswith(TRANSPORT_OF):
+        tau = float(method.removeprefix(TRANSPORT_OF))
         return f"module by module, transport ({strength({**recipe, 'tau': tau})})"
     return "end to end (backpropagation)"
 
@@ -51,13 +54,23 @@ def describe(comparison: Comparison) -> str:
     ]
     parts.append(
         f"Network: {network_text(recipe)}; module-wise training is {recipe['regime']}, "
-        f"{recipe['epochs']} epochs."
+        f"{epochs_text(recipe)}."
     )
     if changed(recipe):
         parts.append(f"Changed from the recipe: {changed(recipe)}.")
     if comparison.missing:
         parts.append(partial_text(comparison))
     return " ".join(parts)
+
+
+def epochs_text(recipe: Mapping[str, Any]) -> str:
+    """The epochs of module-wise training, e.g. ``50 + 10k epochs of module k in 5 laps``."""
+    text = _count(recipe["epochs"], "epoch")
+    if recipe["epochs_step"]:
+        text = f"{recipe['epochs']} + {recipe['epochs_step']}k epochs of module k"
+    elif recipe["regime"] != "parallel":
+        text += " of each module"
+    return text + (f" in {recipe['laps']} laps" if recipe["laps"] > 1 else "")
 
 
 _ENCODERS = {
@@ -76,6 +89,11 @@ def network_text(recipe: Mapping[str, Any]) -> str:
         body = (
             f"{modules} of {_count(recipe['blocks'], recipe['block'] + ' block')} with "
             f"{_count(recipe['filters'], 'filter')}, {encoder}"
+        )
+    elif recipe["network"] == "wide":
+        body = (
+            f"wide {recipe['modules']}-{recipe['blocks']} ResNet with "
+            f"{_count(recipe['filters'], 'filter')} in {modules}, {_ENCODERS[recipe['encoder']]}"
         )
     else:
         body = f"{recipe['network'].replace('resnet', 'ResNet-')} in {modules}"
