@@ -117,3 +117,28 @@ def test_the_average_over_all_positions_is_that_of_pytorch(dtype, layout):
 def test_the_average_of_large_float16_features_does_not_overflow():
     x = torch.full((1, 2, 20, 20), 300.0, dtype=torch.float16)
     assert heads.GlobalAveragePool()(x).flatten().tolist() == [300, 300]
+
+
+def test_the_mlp_sr_head():
+    head = heads.build("mlp-sr", (6, 32, 30), 3)
+    kinds = [type(layer).__name__ for layer in head]
+    convolution = ["Conv2d", "BatchNorm2d", "ReLU"]
+    hidden = ["Linear", "BatchNorm1d", "ReLU"]
+    pool = "AdaptiveAvgPool2d"
+    assert kinds == [pool, *3 * convolution, pool, "Flatten", *2 * hidden, "Linear"]
+    x = torch.randn(4, 6, 32, 30)
+    assert head[0](x).shape == (4, 6, 8, 8)  # a quarter, rounded up
+    assert head[1].kernel_size == (1, 1)
+    assert [layer.out_features for layer in head if isinstance(layer, nn.Linear)] == [24, 24, 3]
+    assert head(x).shape == (4, 3)
+    # on a map of one colour pooling changes nothing: the rest is an MLP of five layers
+    flat = head.eval()(torch.ones(2, 6, 8, 8))
+    z = torch.ones(2, 6)
+    for k in (1, 4, 7):
+        z = torch.relu(head[k + 1](head[k](z[:, :, None, None]))).flatten(1)
+    z = z.repeat_interleave(4, 1)
+    torch.testing.assert_close(flat, head[12:](z))
+    for side, cells in ((1, 1), (4, 1), (5, 4), (8, 4)):
+        assert heads.build("mlp-sr", (2, side, side), 3)[-1].in_features == 2 * cells
+    with pytest.raises(ValueError, match=r"'mlp-sr' needs feature maps"):
+        heads.build("mlp-sr", (2, 8), 3)
