@@ -1,5 +1,6 @@
 """The page on networks of one's own: its file as a script, and its commands as they stand."""
 
+import hashlib
 import json
 import re
 import shlex
@@ -49,7 +50,9 @@ def test_the_commands_work(
     printed = capsys.readouterr().out
     if words[0] == "train":
         config = json.loads((folder / "run" / "config.json").read_text())
-        assert config["recipe"]["network"].endswith("gated.py:network")
+        file = folder / "gated.py"
+        assert config["recipe"]["network"] == f"{file}:network"  # from any directory
+        assert config["own_code_sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
         assert (
             len(json.loads((folder / "run" / "summary.json").read_text())["accuracy"]["by_depth"])
             == 3

@@ -21,6 +21,20 @@ def is_reference(text: str) -> bool:
     return _REFERENCE.fullmatch(text) is not None
 
 
+def absolute(reference: str) -> str:
+    """The same reference from any working directory; another name as it is."""
+    match = _REFERENCE.fullmatch(reference)
+    return reference if match is None else f"{Path(match[1]).expanduser().resolve()}:{match[2]}"
+
+
+def digest(reference: str) -> str | None:
+    """SHA-256 of the file that a reference names, in hexadecimal; None for another name."""
+    match = _REFERENCE.fullmatch(reference)
+    if match is None:
+        return None
+    return hashlib.sha256(Path(match[1]).expanduser().read_bytes()).hexdigest()
+
+
 def load(reference: str) -> Any:
     """What a file defines under a name. The file is run the first time, and when it has changed.
 

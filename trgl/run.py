@@ -14,7 +14,7 @@ import numpy
 import torch
 
 import trgl_kernels
-from trgl import rundir
+from trgl import own_code, rundir
 from trgl.checkpoint import Checkpoints
 from trgl.data.files import ImageFiles
 from trgl.digests import digest_of
@@ -283,6 +283,7 @@ def _config(prepared: Prepared, started: float) -> dict[str, Any]:
         "offload": task.offload,
         "recipe": task.recipe.as_dict(),
         "sources": dict(task.recipe.sources),
+        "own_code_sha256": own_code.digest(task.recipe.network),
         "data": {
             "name": images.name,
             "read_from": task.data,

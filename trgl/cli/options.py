@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from trgl import recipes
+from trgl import own_code, recipes
 from trgl.data import ImageData, ImageFiles, load
 from trgl.recipes import Recipe
 from trgl.recipes.recipe import options as recipe_options
@@ -163,6 +163,8 @@ def chosen_recipe(options: argparse.Namespace) -> Recipe:
         for field in recipe_options()
         if getattr(options, f"field_{field.name}") is not None
     }
+    if "network" in changes:  # a run can be gone on with from elsewhere
+        changes["network"] = own_code.absolute(changes["network"])
     return recipe.override(changes, "command line")
 
 
