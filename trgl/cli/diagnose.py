@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,14 @@ from trgl.prepare import make_loaders
 from trgl.report.cells import aligned
 from trgl.report.records import run_directories
 from trgl.restore import load_network, read_config
+
+_LEGEND = (
+    "separable: test accuracy of the linear probe. moved: mean squared displacement in variances "
+    "of the input. optimal: least cost between the same inputs and outputs / cost; below 1 the map "
+    "is not optimal. cosine: the least between differences of two inputs and of their outputs; "
+    "below 0 the map is not optimal. stretch: ‖T(x)−T(y)‖/‖x−y‖ over pairs. Composition: all "
+    "modules so far, since the last that changed the shape (stretch: since the first)."
+)
 
 
 def add(commands: Any, arguments: Sequence[str]) -> None:
@@ -122,12 +131,7 @@ def run(options: argparse.Namespace) -> int:
             if module.note:
                 print(f"module {module.module} {module.note}.")
         print(f"\n{path / rundir.DIAGNOSIS}\n")
-    print(
-        "separable: test accuracy of the linear probe. moved: mean squared displacement in "
-        "variances of the input. optimal: least cost between the same inputs and outputs / cost; "
-        "below 1 the map is not optimal. stretch: ‖T(x)−T(y)‖/‖x−y‖ over pairs. Composition: all "
-        "modules so far, since the last that changed the shape (stretch: since the first)."
-    )
+    print(textwrap.fill(_LEGEND, 100))
     return 0
 
 
@@ -151,6 +155,7 @@ def table(found: Diagnosis) -> str:
         "largest",
         "composition: moved",
         "optimal",
+        "cosine",
         "stretch, median",
         "largest",
     ]
@@ -169,5 +174,6 @@ def _row(module: ModuleDiagnosis) -> list[str]:
         *(f"{single[q]:.3g}" if single else "-" for q in (0.5, 0.95, 1.0)),
         f"{both.relative:.3g}" if both else "-",
         f"{both.optimality:.4f}" if both else "-",
+        f"{both.least_cosine:.3f}" if both else "-",
         *(f"{whole[q]:.3g}" if whole else "-" for q in (0.5, 1.0)),
     ]

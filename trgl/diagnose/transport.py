@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trgl.diagnose.distances import squared_distances
+from trgl.diagnose.distances import gram, squared_distances
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,10 @@ class TransportGap:
         optimality: optimal / mean_squared_displacement, from 0 to 1; 1 for a map that is optimal on
             these samples, and for one that moves nothing.
         reassigned: share of the samples that the optimal permutation sends to another's output.
+        least_cosine: smallest cosine of the angle between x_i − x_j and T(x_i) − T(x_j) over all
+            pairs; below 0 two samples would better exchange their outputs, so that the map is not
+            optimal. 1 where no pair has a direction.
+        middle_cosine: the median of these cosines.
     """
 
     samples: int
@@ -34,6 +38,8 @@ class TransportGap:
     optimal: float
     optimality: float
     reassigned: float
+    least_cosine: float
+    middle_cosine: float
 
 
 def transport_gap(
@@ -50,7 +56,9 @@ def transport_gap(
 
     A value below 1 proves that the map is not optimal, since an optimal map is optimal on every
     part of its inputs. A value of 1 proves nothing beyond the samples: few samples of many
-    dimensions lie far apart, and every short map is optimal on them.
+    dimensions lie far apart, and every short map is optimal on them. The cosines say how much room
+    there is: an optimal map is monotone, ⟨x_i − x_j, T(x_i) − T(x_j)⟩ ≥ 0, and where all cosines
+    are 1 it shifts and scales.
 
     Args:
         x: inputs, [N, *], floating-point.
@@ -80,6 +88,7 @@ def transport_gap(
     optimal = min(cost, _mean_square(x, y[chosen]))
     center = x.double().mean(0, keepdim=True)
     spread = _mean_square(x, center.expand(x.shape))
+    least_cosine, middle_cosine = _cosines(x, y)
     return TransportGap(
         samples=len(x),
         mean_squared_displacement=cost,
@@ -88,7 +97,23 @@ def transport_gap(
         optimal=optimal,
         optimality=optimal / cost if cost > 0 else 1.0,
         reassigned=float((columns != rows).mean()) if optimal < cost else 0.0,
+        least_cosine=least_cosine,
+        middle_cosine=middle_cosine,
     )
+
+
+def _cosines(x: Tensor, y: Tensor) -> tuple[float, float]:
+    """The least and the median cosine between differences of inputs and of outputs."""
+    products = gram(x, y, x.double().mean(0))
+    own = products.diagonal()
+    inner = own.unsqueeze(1) + own - products - products.T  # ⟨x_i − x_j, y_i − y_j⟩
+    lengths = (squared_distances(x, x) * squared_distances(y, y)).sqrt()
+    first, second = torch.triu_indices(len(x), len(x), offset=1)
+    lengths = lengths[first, second]
+    cosines = (inner[first, second][lengths > 0] / lengths[lengths > 0]).clamp(-1, 1)
+    if not len(cosines):
+        return 1.0, 1.0
+    return float(cosines.min()), float(cosines.median())
 
 
 def _mean_square(x: Tensor, y: Tensor) -> float:

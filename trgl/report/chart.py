@@ -63,7 +63,7 @@ class Chart:
         whole: x has whole numbers only.
         zero: the y axis begins at 0.
         least: the least extent of a linear y axis, so that noise is not blown up.
-        percent: values from 0 to 100, to which the axis and the intervals are cut.
+        bounds: what values can be, to which the axis and the intervals are cut.
         beside: the least and the largest y of the panels beside it, which share its y axis.
     """
 
@@ -75,7 +75,7 @@ class Chart:
     whole: bool = True
     zero: bool = False
     least: float = 0.0
-    percent: bool = False
+    bounds: tuple[float, float] = (-math.inf, math.inf)
     beside: tuple[float, ...] = ()
 
 
@@ -129,15 +129,19 @@ class Axis:
 
 def y_axis(chart: Chart, ticks: int = 5) -> Axis:
     """The y axis that holds all values and intervals of a chart."""
-    drawn = [value for series in chart.series for value in (*series.y, *series.low, *series.high)]
+    # a logarithmic axis would follow a lower end near 0 for decades
+    drawn = [
+        value
+        for series in chart.series
+        for value in (*series.y, *(() if chart.log else series.low), *series.high)
+    ]
     values = [
         value
         for value in (*drawn, *chart.beside)
         if math.isfinite(value) and (value > 0 or not chart.log)
     ]
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
-    if chart.percent:
-        low, high = max(low, 0.0), min(high, 100.0)
+    low, high = max(low, chart.bounds[0]), min(high, chart.bounds[1])
     return log_axis(low, high) if chart.log else linear_axis(low, high, ticks, chart)
 
 
@@ -162,8 +166,7 @@ def linear_axis(low: float, high: float, ticks: int, chart: Chart) -> Axis:
         low = min(low, 0.0)
     missing = max(0.0, chart.least - (high - low))
     low, high = (low, high + missing) if chart.zero else (low - missing / 2, high + missing / 2)
-    if chart.percent:
-        low, high = (low, 100.0) if high > 100 else (max(low, 0.0), high)
+    low, high = max(low, chart.bounds[0]), min(high, chart.bounds[1])
     if low == high:
         low, high = low - (abs(low) or 1) * 0.1, high + (abs(high) or 1) * 0.1
     step = _round_step((high - low) / ticks)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from trgl.metrics import Interval, mean_interval
 from trgl.report.chart import Chart, Figure, Series
 from trgl.report.groups import Group
-from trgl.report.lines import interval_series, styles, with_interval
+from trgl.report.lines import LOG_FROM, interval_series, styles, with_interval
 
 Module = Mapping[str, Any]
 Values = dict[int, Interval]
@@ -101,7 +102,7 @@ def separability(groups: Sequence[Group], known: Sequence[Group]) -> Figure | No
         f"Accuracy of a logistic regression on the features behind each module, fitted to "
         f"{_size(known, 'probe_train')} training images and tested on "
         f"{_size(known, 'probe_test')} others; 0 is what enters module 1.",
-        (Chart("", "module", "probe's test accuracy in %", lines, least=10),),
+        (Chart("", "module", "probe's test accuracy in %", lines, least=10, bounds=(0, 100)),),
         ("training", "module", "test accuracy", "training accuracy", "test loss in nats"),
         _table(
             known,
@@ -117,7 +118,7 @@ def separability(groups: Sequence[Group], known: Sequence[Group]) -> Figure | No
 def displacement(groups: Sequence[Group], known: Sequence[Group]) -> Figure | None:
     """Mean squared displacement of every module and of the composition so far."""
     reads = [_within(name, "relative") for name in ("transport", "composition")]
-    charts = _two_panels(groups, known, reads, "‖T(x) − x‖² in variances")
+    charts = _two_panels(groups, known, reads, "‖T(x) − x‖² in variances", (0, math.inf))
     if not charts:
         return None
     return Figure(
@@ -142,24 +143,43 @@ def displacement(groups: Sequence[Group], known: Sequence[Group]) -> Figure | No
 def optimality(groups: Sequence[Group], known: Sequence[Group]) -> Figure | None:
     """The least cost between inputs and outputs against the cost of the module."""
     reads = [_within(name, "optimality") for name in ("transport", "composition")]
-    charts = _two_panels(groups, known, reads, "optimal cost / cost")
+    charts = _two_panels(groups, known, reads, "optimal cost / cost", (0, 1))
     if not charts:
         return None
+    cosine = _within("composition", "least_cosine")
+    if lines := _lines(groups, known, cosine):
+        title = "all modules so far: direction"
+        charts += (Chart(title, "module", "least cosine", lines, bounds=(-1, 1), least=0.02),)
     return Figure(
         "optimality",
         "How far modules are from optimal transport",
         "The least sum of squared displacements that sends the inputs to the same set of outputs, "
         f"by an exact assignment of {_size(known, 'samples')} images, divided by that of the "
         "module. Below 1 the map is not optimal; 1 means that no better assignment exists on "
-        "these images. The composition of optimal maps need not be optimal.",
+        "these images, which in many dimensions is nearly always so. The least cosine of the angle "
+        "between the differences of two inputs and of their outputs is finer: below 0 the map is "
+        "not optimal, at 1 it only shifts and scales. The composition of optimal maps need not be "
+        "optimal.",
         charts,
-        ("training", "module", "module alone", "composition so far", "reassigned in composition"),
+        (
+            "training",
+            "module",
+            "module alone",
+            "least cosine",
+            "composition so far",
+            "reassigned",
+            "least cosine",
+            "median",
+        ),
         _table(
             known,
             [
                 (reads[0], lambda value: f"{value:.4f}"),
+                (_within("transport", "least_cosine"), _three),
                 (reads[1], lambda value: f"{value:.4f}"),
                 (_within("composition", "reassigned"), None),
+                (cosine, _three),
+                (_within("composition", "middle_cosine"), _three),
             ],
         ),
         note=_shape_note(known),
@@ -171,14 +191,17 @@ def _two_panels(
     known: Sequence[Group],
     reads: Sequence[Callable[[Module], float | None]],
     label: str,
+    bounds: tuple[float, float],
 ) -> tuple[Chart, ...]:
-    titles = ("each module alone", "all modules so far")
-    panels = [_lines(groups, known, read) for read in reads]
-    return tuple(
-        Chart(title, "module", label, lines)
-        for title, lines in zip(titles, panels, strict=True)
-        if lines
-    )
+    """Each module alone, and all so far; logarithmic where values spread over decades."""
+    charts = []
+    for title, read in zip(("each module alone", "all modules so far"), reads, strict=True):
+        lines = _lines(groups, known, read)
+        values = [value for line in lines for value in line.y]
+        if values:
+            log = min(values) > 0 and max(values) / min(values) > LOG_FROM
+            charts.append(Chart(title, "module", label, lines, log=log, bounds=bounds, least=0.02))
+    return tuple(charts)
 
 
 def lipschitz(groups: Sequence[Group], known: Sequence[Group]) -> Figure | None:
@@ -208,7 +231,7 @@ def lipschitz(groups: Sequence[Group], known: Sequence[Group]) -> Figure | None:
                 )
         if lines:
             spread = [y for line in lines for y in (*line.low, *line.high) if y > 0]
-            log = bool(spread) and max(spread) / min(spread) > 30
+            log = bool(spread) and max(spread) / min(spread) > LOG_FROM
             charts.append(Chart(title, "module", "‖T(x)−T(y)‖ / ‖x−y‖", tuple(lines), log=log))
     if not charts:
         return None

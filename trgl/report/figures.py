@@ -74,7 +74,7 @@ def accuracy_by_depth(groups: Sequence[Group]) -> Figure | None:
                 "test accuracy in %",
                 tuple(series),
                 least=10,
-                percent=True,
+                bounds=(0, 100),
             ),
         ),
         ("depth", *(label for label, _ in columns)),
@@ -102,7 +102,7 @@ def accuracy_by_epoch(groups: Sequence[Group]) -> Figure | None:
         "accuracy-by-epoch",
         "Accuracy of the last module by epoch",
         "Test accuracy where the run was evaluated." + band_words(groups),
-        (Chart("", "epoch", "test accuracy in %", tuple(series), least=10, percent=True),),
+        (Chart("", "epoch", "test accuracy in %", tuple(series), least=10, bounds=(0, 100)),),
         ("epoch", *(label for label, _ in columns)),
         tuple(
             (str(epoch), *(with_interval(values.get(epoch)) for _, values in columns))

@@ -11,6 +11,7 @@ from trgl.report.chart import MARKERS, Series
 from trgl.report.groups import Group
 
 POINTS_AT_MOST = 400
+LOG_FROM = 30.0  # how many times the smallest value the largest is, where a log axis begins
 _PLACES = {"transport": 0, "vanilla": 1, "end-to-end": 2}
 Style = tuple[str, str]
 

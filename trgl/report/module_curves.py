@@ -8,11 +8,10 @@ from dataclasses import replace
 
 from trgl.report.chart import Chart, Figure, Series
 from trgl.report.groups import Group
-from trgl.report.lines import POINTS_AT_MOST, some, unfinished, with_interval
+from trgl.report.lines import LOG_FROM, POINTS_AT_MOST, some, unfinished, with_interval
 
 _MODULE_STEPS = 9
 _PLACE_OF_WHOLE = "s2"
-_LOG_FROM = 30.0  # how many times the smallest value the largest is, where a log axis begins
 
 _BY_MODULE = {
     "train_loss": (
@@ -54,7 +53,7 @@ def by_module(groups: Sequence[Group], key: str) -> Figure | None:
     ]
     if not values or (key == "transport_weight" and len(set(values)) == 1):
         return None
-    log = min(values) > 0 and max(values) / min(values) > _LOG_FROM
+    log = min(values) > 0 and max(values) / min(values) > LOG_FROM
     charts, rows = [], []
     for group, curves in found:
         series = []

@@ -63,6 +63,7 @@ figure{margin:0}
 figcaption{font-size:.9rem;margin-top:.4rem}
 .panels{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(19rem,100%),1fr));gap:1rem}
 svg{display:block;width:100%;height:auto;overflow:visible}
+.panels svg{max-width:27rem}
 svg text{font-size:12px;fill:var(--soft)}
 svg .axis{fill:var(--ink)}
 .grid{stroke:var(--grid);fill:none}

@@ -24,6 +24,16 @@ def test_a_translation_is_optimal() -> None:
     assert gap.mean_squared_displacement == pytest.approx(169.0, rel=1e-6)
     assert gap.per_feature == pytest.approx(169.0 / 3, rel=1e-6)
     assert gap.reassigned == 0.0
+    assert gap.least_cosine == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("degrees", [10, 60, 120])
+def test_a_rotation_turns_all_differences(degrees: float) -> None:
+    x, angle = points(30, (2,)), math.radians(degrees)
+    turn = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    gap = transport_gap(x, x @ turn.T + 5)
+    assert gap.least_cosine == pytest.approx(math.cos(angle), abs=1e-5)
+    assert gap.middle_cosine == pytest.approx(math.cos(angle), abs=1e-5)
 
 
 def test_a_scaling_is_optimal_and_a_large_rotation_is_not() -> None:
@@ -40,11 +50,13 @@ def test_a_permutation_of_points_moves_them_for_nothing() -> None:
     gap = transport_gap(x, x.roll(1, 0))
     assert (gap.optimal, gap.optimality, gap.reassigned) == (0.0, 0.0, 1.0)
     assert gap.mean_squared_displacement > 1
+    assert gap.least_cosine < -0.5
 
 
 def test_the_identity_moves_nothing_and_is_optimal() -> None:
     gap = transport_gap(points(), points())
     assert (gap.mean_squared_displacement, gap.optimality, gap.relative) == (0.0, 1.0, 0.0)
+    assert transport_gap(points()[:1], points()[1:2]).least_cosine == 1.0
 
 
 def test_the_optimum_is_that_of_all_permutations() -> None:

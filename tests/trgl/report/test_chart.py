@@ -39,9 +39,9 @@ def test_a_small_difference_is_not_blown_up() -> None:
 
 def test_percentages_stay_within_0_and_100() -> None:
     series = Series("a", (1, 2), (5.0, 99.0), low=(-30.0, 90.0), high=(40.0, 108.0))
-    axis = y_axis(Chart("", "x", "y", (series,), percent=True, least=10))
+    axis = y_axis(Chart("", "x", "y", (series,), bounds=(0, 100), least=10))
     assert (axis.low, axis.high) == (0.0, 100.0)
-    assert y_axis(one(99.9, 99.95, percent=True, least=10)).high == 100.0
+    assert y_axis(one(99.9, 99.95, bounds=(0, 100), least=10)).high == 100.0
 
 
 def test_zero_begins_at_zero_and_panels_share_their_limits() -> None:
@@ -110,7 +110,7 @@ def test_a_value_of_zero_is_not_on_a_logarithmic_axis() -> None:
 
 def test_intervals_are_cut_at_the_axis() -> None:
     series = Series("a", (1, 2), (50.0, 60.0), low=(-900.0, 40.0), high=(80.0, 900.0))
-    drawn = to_svg(Chart("", "x", "y", (series,), percent=True), 400, 300, "label")
+    drawn = to_svg(Chart("", "x", "y", (series,), bounds=(0, 100)), 400, 300, "label")
     (band,) = re.findall(r'<path class="band s0" d="([^"]*)"', drawn)
     assert all(0 <= y <= 300 for _, y in numbers(band))
 

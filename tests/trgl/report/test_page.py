@@ -22,6 +22,7 @@ HOSTILE = '<script>alert("1")</script><img src=http://evil.test/x>'
 
 def module(number: int, **values: Any) -> dict[str, Any]:
     gap = {"relative": 0.5, "per_feature": 0.25, "optimality": 0.9, "reassigned": 0.1}
+    gap |= {"least_cosine": 0.4, "middle_cosine": 0.9}
     ratios = {"quantiles": {"0.05": 0.5, "0.5": 1.0, "0.95": 2.0, "1.0": 3.0}}
     probe = {"test_accuracy": 0.7, "train_accuracy": 1.0, "test_loss": 0.9}
     measured = number > 0
