@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trgl import rundir
+from trgl import own_code, rundir
 from trgl.build import build_network
 from trgl.checkpoint import Checkpoints
 from trgl.network import GreedyNetwork
@@ -46,18 +47,30 @@ def read_config(path: Path) -> dict[str, Any]:
 def recipe_of(config: dict[str, Any]) -> Recipe:
     """The recipe of a run, from what its configuration says.
 
+    A warning says where the file of a network of one's own is not what it was.
+
     Raises:
         ValueError: it has fields that this version of trgl does not know, or values that it does
             not take.
     """
-    return Recipe.from_dict(config["recipe"], config["sources"])
+    recipe = Recipe.from_dict(config["recipe"], config["sources"])
+    known = config.get("own_code_sha256")
+    with contextlib.suppress(OSError):  # where it is gone, building the network says so
+        if known is not None and own_code.digest(recipe.network) != known:
+            warnings.warn(
+                f"{recipe.network.rpartition(':')[0]}, which makes the network, has changed since "
+                f"the run began.",
+                stacklevel=2,
+            )
+    return recipe
 
 
 def load_network(run: str | Path) -> tuple[GreedyNetwork, Recipe]:
     """The trained network of a run, in evaluation mode on the CPU, and its recipe.
 
     It is that of the newest checkpoint, which is the end of a run that is done; that of one that is
-    not done is where it was saved last. Nothing in the run directory is run as code.
+    not done is where it was saved last. Nothing in the run directory is run as code;
+    where the network is FILE.py:NAME, the file that its configuration names is.
 
     Args:
         run: the directory of one run.

@@ -38,6 +38,29 @@ def test_the_network_of_a_run_is_the_one_that_was_trained(tmp_path: Path, method
         assert torch.equal(network(x, depth=1), prepared.network(x, depth=1))
 
 
+def test_a_network_of_ones_own_is_built_by_its_file_which_may_have_changed(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import trgl\n"
+        "def net(shape, classes):\n"
+        "    return trgl.models.chain(2, 4, shape[0], kernel_size=3, stride=1)\n"
+    )
+    own = small(network=f"{file}:net", encoder="stem", shared_head=False)
+    prepared = prepare(Task(own, "transport", 3), few_digits(60))
+    with RunDirectory.create(tmp_path / "run") as directory:
+        perform(prepared, directory)
+    network, _ = load_network(tmp_path / "run")
+    x, _ = next(iter(prepared.loaders.test))
+    with torch.no_grad():
+        assert torch.equal(network(x), prepared.network(x))
+    file.write_text(file.read_text() + "# and more\n")
+    with pytest.warns(UserWarning, match=r"mine\.py, .* has changed since the run began"):
+        load_network(tmp_path / "run")
+    file.unlink()
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_network(tmp_path / "run")
+
+
 def test_a_directory_without_a_network_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no run of trgl"):
         load_network(tmp_path)

@@ -137,6 +137,13 @@ CASES: dict[str, dict[str, Any]] = {
     "cache": {"regime": "sequential", "cache": "memory"},
     "trained encoder": {"network": lambda: network(encoder="stem")},
     "dropout": {"network": dropped},
+    "local losses": {
+        "network": lambda: network(2, local_loss=["similarity", "reconstruction"]), "accumulate": 2
+    },
+    "schedule, multi-lap": {
+        "scheduler": trgl.Schedule(shape="cosine", warmup=1, minimum=0.01),
+        "regime": "multi-lap", "laps": 2, "epochs": [2, 4, 2],
+    },
     "post-activation": {"network": lambda: network(block="post-activation")},
 }  # fmt: skip
 
