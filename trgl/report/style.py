@@ -53,10 +53,11 @@ margin:.5rem 0;max-width:none}
 table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums}
 th,td{padding:.35rem .9rem .35rem 0;text-align:left;vertical-align:top;
 border-bottom:1px solid var(--grid)}
-thead th{border-bottom:1px solid var(--line);font-weight:600}
+thead th{border-bottom:1px solid var(--line);font-weight:600;vertical-align:bottom}
 tbody th{font-weight:500}
 tbody th:not(.n){min-width:8.5rem}
 td.n,th.n{text-align:right;white-space:nowrap}
+thead th.n{white-space:normal;max-width:8.5rem}
 td.long{overflow-wrap:anywhere}
 tr.changed th::after{content:" (changed)";color:var(--warn)}
 figure{margin:0}
