@@ -12,6 +12,7 @@ PAGES = {  # and their blocks
     "docs/data.md": 1,
     "docs/examples.md": 4,
     "docs/recipes.md": 1,
+    "docs/runs.md": 1,
     "docs/extending.md": 2,
 }
 

@@ -30,6 +30,7 @@ class Progress:
         left, module_left: seconds that the run, and these modules, will still take; None at first.
         rate: training images per second, evaluation apart; None at first.
         memory: the highest so far in bytes, of the device, or on the CPU of the process.
+        resumed: it went on from an earlier part of the run.
         note: a sentence that a person should read; the rest is empty then.
     """
 
@@ -46,6 +47,7 @@ class Progress:
     rate: float | None = None
     memory: int | None = None
     note: str = ""
+    resumed: bool = False
 
     @property
     def share(self) -> float:
@@ -81,12 +83,14 @@ class Pace:
         self._began = self._told = time.monotonic()
         self._from = 0.0  # epochs that were over when it began
         self._module_began, self._module_from = self._began, 0.0
+        self._resumed = False
         self._trained = (0, 0.0)  # images and seconds of the epochs since it began
 
     def begin(self, epoch: int, batch: int) -> None:
         """The training begins, or goes on behind so many epochs and batches of the next one."""
         self._began = self._module_began = self._told = time.monotonic()
         self._from = self._module_from = epoch + self._part(batch)
+        self._resumed = self._from > 0
 
     def epoch(self, number: int, seconds: float, accuracy: float | None) -> Progress:
         """An epoch is over.
@@ -148,6 +152,7 @@ class Pace:
             _left(now - self._module_began, done - self._module_from, last + 1 - done),
             images / seconds if seconds > 0 else None,
             self._memory(),
+            resumed=self._resumed,
         )
 
     def _memory(self) -> int:

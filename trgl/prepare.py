@@ -228,11 +228,16 @@ class Prepared:
     trainer: Trainer
 
 
-def prepare(task: Task, images: ImageData) -> Prepared:
+def prepare(task: Task, images: ImageData, trained: bool = False) -> Prepared:
     """Draw the data, build the network and the trainer; nothing is written.
 
     A frozen encoder gets its statistics, and before that its weights where the recipe has it
     pretrained; nothing else is trained.
+
+    Args:
+        task: what to do.
+        images: the data set.
+        trained: a checkpoint will give all weights and statistics, so that this is left out.
 
     Raises:
         ValueError: a recipe that does not fit the data, a network that cannot be split so, an
@@ -242,7 +247,7 @@ def prepare(task: Task, images: ImageData) -> Prepared:
         loaders = make_loaders(task.recipe, images, task.seed, task.device)
         network = build_network(task.recipe, images, task.seed).to(task.device)
         trainer = make_trainer(task, network)
-        if task.recipe.encoder == "pretrained":
+        if task.recipe.encoder == "pretrained" and not trained:
             assert isinstance(network.encoder, FrozenEncoder)
             pretrain(
                 network.encoder,
@@ -251,7 +256,7 @@ def prepare(task: Task, images: ImageData) -> Prepared:
                 task.recipe.pretrain_learning_rate,
                 generator(task.seed, DECODER).initial_seed(),
             )
-        if task.recipe.frozen_encoder:
+        if task.recipe.frozen_encoder and not trained:
             network.calibrate(loaders.plain)
         trainer.check_cache(loaders.train)
     return Prepared(task, images, loaders, network, trainer)

@@ -44,6 +44,20 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
+def is_done(path: Path) -> bool:
+    """Whether a run came to its end and said so."""
+    try:
+        summary = json.loads((path / rundir.SUMMARY).read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(summary, dict) and summary.get("state") == "done"
+
+
+def has_checkpoint(path: Path) -> bool:
+    """Whether a run saved something to go on from, whole or not."""
+    return bool(Checkpoints(path / rundir.CHECKPOINTS).paths())
+
+
 def recipe_of(config: dict[str, Any]) -> Recipe:
     """The recipe of a run, from what its configuration says.
 

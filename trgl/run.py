@@ -281,6 +281,7 @@ def _config(prepared: Prepared, started: float) -> dict[str, Any]:
         "threads": task.threads,
         "cache": task.cache,
         "offload": task.offload,
+        "checkpoints": {"every": task.save_every, "keep": task.keep},
         "recipe": task.recipe.as_dict(),
         "sources": dict(task.recipe.sources),
         "own_code_sha256": own_code.digest(task.recipe.network),

@@ -132,7 +132,9 @@ class RunDirectory:
                 f"{path} holds no run of trgl (no {CONFIG} that says so); give the directory of "
                 f"the run that is to go on."
             )
-        return cls(path, _lock(path))
+        lock = _lock(path)
+        _remove_leftovers(path)
+        return cls(path, lock)
 
     @classmethod
     def numbered(cls, parent: Path, name: str) -> RunDirectory:
@@ -255,7 +257,16 @@ def _lock(path: Path) -> int:
     return handle
 
 
+def _remove_leftovers(path: Path) -> None:
+    """Remove what a run that was killed while it wrote left of a file."""
+    for name in (CONFIG, *_OURS):
+        for part in path.glob(f".{name}.*"):
+            with contextlib.suppress(OSError):  # the disk may be read-only
+                part.unlink()
+
+
 def _make_room(path: Path, overwrite: bool) -> None:
+    _remove_leftovers(path)
     if not any(path.iterdir()):
         return
     if not overwrite:

@@ -30,6 +30,7 @@ from trgl.data import ImageData
 from trgl.pace import Progress
 from trgl.prepare import Prepared, Task, prepare
 from trgl.report import compare, draw
+from trgl.restore import has_checkpoint
 from trgl.run import perform
 from trgl.rundir import RunDirectory
 
@@ -40,10 +41,17 @@ _MOST_THREADS = 1024
 
 @dataclass(frozen=True)
 class Job:
-    """A task and the directory of its run, which does not exist yet."""
+    """A task and the directory of its run.
+
+    Attributes:
+        task: what to do.
+        out: the directory, which does not exist yet.
+        resume: unless it is that of an earlier part of the run, which goes on.
+    """
 
     task: Task
     out: Path
+    resume: bool = False
 
 
 def cores() -> int:
@@ -71,17 +79,25 @@ def run_in(
     prepared: Prepared,
     directory: RunDirectory,
     progress: Callable[[Progress], None],
+    resume: bool = False,
 ) -> Summary:
     """Perform a task and draw its picture.
+
+    Args:
+        prepared, directory, progress, resume: as for ``trgl.run.perform``.
 
     Raises:
         trgl.DivergenceError: as ``trgl.run.perform``.
     """
-    summary = perform(prepared, directory, progress)
-    task, images = prepared.task, prepared.images
+    summary = perform(prepared, directory, progress, resume)
+    draw_run(prepared.task, prepared.images, summary, directory)
+    return summary
+
+
+def draw_run(task: Task, images: ImageData, summary: Summary, directory: RunDirectory) -> None:
+    """Draw the picture of one run into its directory."""
     result = compare(task.recipe.as_dict(), [summary], dataset=images.name, note=images.note)
     directory.write(rundir.PICTURE, draw(result))
-    return summary
 
 
 def run_all(
@@ -115,9 +131,11 @@ def run_all(
 
 def _attempt(job: Job, images: ImageData, progress: Callable[[Progress], None]) -> Summary:
     try:
-        prepared = prepare(job.task, images)
-        with RunDirectory.create(job.out) as directory:
-            return run_in(prepared, directory, progress)
+        resume = job.resume and rundir.is_run_directory(job.out)
+        prepared = prepare(job.task, images, trained=resume and has_checkpoint(job.out))
+        opened = RunDirectory.open(job.out) if resume else RunDirectory.create(job.out)
+        with opened as directory:
+            return run_in(prepared, directory, progress, resume)
     except BrokenPipeError:
         raise  # nobody is there who could be told of a failure
     except Exception as error:

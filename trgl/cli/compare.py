@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import textwrap
 import time
@@ -19,6 +20,7 @@ from trgl.cli.options import (
     seed_number,
 )
 from trgl.cli.progress import Display
+from trgl.cli.resume import add_checkpoint_options, saving, take_up
 from trgl.cli.train import open_directory
 from trgl.forecast import predict_steps
 from trgl.prepare import Prepared, Task, make_transport, prepare
@@ -37,8 +39,9 @@ from trgl.report.tables import (
     time_text,
 )
 from trgl.report.words import TRANSPORT_OF, describe
+from trgl.restore import is_done
 from trgl.run import environment
-from trgl.rundir import PICTURE, RUNS, TABLES, RunDirectory
+from trgl.rundir import PICTURE, RUNS, SUMMARY, TABLES, RunDirectory
 from trgl.transport import Multipliers, Transport
 from trgl.workers import Job, Summary, cores, run_all, threads_per_run
 
@@ -58,14 +61,12 @@ def add(commands: Any, arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--seeds",
         type=seeds,
-        default=[0, 1, 2],
         metavar="SEEDS",
         help="a range or a list: 0-4, or 0,1,2; one number is that one seed (default: 0-2)",
     )
     parser.add_argument(
         "--methods",
         type=methods,
-        default=None,
         metavar="METHOD,...",
         help=f"some of {', '.join(METHODS)} (default: all; for a published figure, those it shows)",
     )
@@ -78,6 +79,7 @@ def add(commands: Any, arguments: Sequence[str]) -> None:
         "thread on the CPU, else 1). The figures do not depend on it as long as --threads is not 0",
     )
     add_run_options(parser)
+    add_checkpoint_options(parser, "comparison")
     add_recipe_options(parser, arguments)
     parser.set_defaults(run=run)
 
@@ -126,23 +128,34 @@ def jobs(text: str) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Train every method with every seed."""
+    config = None if options.resume is None else take_up(options, comparison=True)
     recipe = chosen_recipe(options)
     device = chosen_device(options)
     images = chosen_images(options, recipe)
     variants = chosen_variants(options, recipe)
+    options.seeds = options.seeds or [0, 1, 2]
     count = len(options.seeds) * len(variants)
     side_by_side = options.jobs
     if side_by_side is None:
         side_by_side = cores() if recipe.threads == 1 and device == "cpu" else 1
     side_by_side = min(side_by_side, count)
-    threads = threads_per_run(recipe.threads, side_by_side)
+    threads = config["threads"] if config else threads_per_run(recipe.threads, side_by_side)
     places = (options.data, options.cache, options.offload)
     tasks = [
-        Task(one, method, seed, device, threads, *places, variant=name if one != recipe else "")
+        Task(
+            one,
+            method,
+            seed,
+            device,
+            threads,
+            *places,
+            *saving(options),
+            variant=name if one != recipe else "",
+        )
         for seed in options.seeds
         for name, (method, one) in variants.items()
     ]
-    prepared = prepare(tasks[0], images)  # a wrong option is found before anything is written
+    prepared = prepare(tasks[0], images, trained=config is not None)  # what is wrong is found now
     memory = predicted(prepared)
     del prepared
     started = time.monotonic()
@@ -158,26 +171,38 @@ def run(options: argparse.Namespace) -> int:
                 print(summary["traceback"], end="", file=sys.stderr, flush=True)
             return
         accuracy = summary["accuracy"]["last_module_last_epoch"]
-        display.finished(f"{label}: {percent(accuracy)} after {summary['seconds']:.0f} s")
+        text = f"{label}: {percent(accuracy)} after {summary['seconds']:.0f} s"
+        display.finished(text, job.task.label)
 
     display.announce()
     with open_directory(options, f"compare-{recipe.name}") as directory:
-        directory.write_config(
-            {
-                "recipe": recipe.as_dict(),
-                "sources": dict(recipe.sources),
-                "methods": list(variants),
-                "seeds": options.seeds,
-                RUNS: [task.label for task in tasks],
-                "jobs": side_by_side,
-                "threads": threads,
-                "device": device,
-                "data": options.data,
-                "command": sys.argv,
-                **environment(),
-            }
-        )
-        work = [Job(task, directory.path / task.label) for task in tasks]
+        if config is None:
+            directory.write_config(
+                {
+                    "recipe": recipe.as_dict(),
+                    "sources": dict(recipe.sources),
+                    "methods": list(variants),
+                    "chosen": {"recipe": options.recipe, "methods": options.methods},
+                    "seeds": options.seeds,
+                    RUNS: [task.label for task in tasks],
+                    "jobs": side_by_side,
+                    "threads": threads,
+                    "device": device,
+                    "data": options.data,
+                    "cache": options.cache,
+                    "offload": options.offload,
+                    "checkpoints": dict(zip(("every", "keep"), saving(options), strict=True)),
+                    "command": sys.argv,
+                    **environment(),
+                }
+            )
+        work = []
+        for task in tasks:
+            out = directory.path / task.label
+            if config is not None and is_done(out):
+                done(Job(task, out), json.loads((out / SUMMARY).read_text()))
+            else:
+                work.append(Job(task, out, resume=config is not None))
         try:
             run_all(work, images, side_by_side, display.update, done)
         finally:

@@ -38,6 +38,7 @@ def add_recipe_options(parser: argparse.ArgumentParser, arguments: Sequence[str]
     parser.add_argument(
         "recipe",
         metavar="RECIPE",
+        nargs="?",
         help="name or alias of a recipe (trgl recipes lists them), or FILE.py:NAME of your own, "
         "which is run; its values are the defaults of the options",
     )
@@ -132,9 +133,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="replace the files of the earlier run that is in --out",
     )
-    group.add_argument(
-        "--device", default="cpu", metavar="cpu|cuda", help="where to compute (default: cpu)"
-    )
+    group.add_argument("--device", metavar="cpu|cuda", help="where to compute (default: cpu)")
     group.add_argument(
         "--cache",
         metavar="memory|DIR",
@@ -152,11 +151,19 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
 
 
 def chosen_recipe(options: argparse.Namespace) -> Recipe:
-    """The recipe of the command line with its overrides.
+    """The recipe of the command line with its overrides, or that of the run that goes on.
 
     Raises:
         ValueError: an unknown recipe, or values that it cannot have.
     """
+    restored: Recipe | None = getattr(options, "restored", None)
+    if restored is not None:
+        return restored
+    if options.recipe is None:
+        raise ValueError(
+            f"trgl {options.command} needs a RECIPE, one of {', '.join(recipes.names())}, or "
+            f"--resume DIR; see trgl {options.command} --help."
+        )
     recipe = recipes.find(options.recipe)
     changes = {
         field.name: getattr(options, f"field_{field.name}")
@@ -193,7 +200,7 @@ def chosen_device(options: argparse.Namespace) -> str:
         ValueError: no such device.
     """
     try:
-        device = torch.device(options.device)
+        device = torch.device(options.device or "cpu")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]

@@ -12,7 +12,8 @@ from trgl_kernels import extension
 
 _WIDTH = 24
 _REDRAW_SECONDS = 0.1
-_PLAIN_STEPS = 4
+_PLAIN_STEPS = 4  # lines of a short run that goes to a file or a pipe
+_PLAIN_SECONDS = 60.0  # between two lines of a long one
 
 
 class Display:
@@ -31,8 +32,8 @@ class Display:
         self._terminal = self._stream.isatty()
         self._finished = 0
         self._fractions: dict[str, float] = {}
-        self._started = time.monotonic()
-        self._drawn = 0.0
+        self._first: dict[str, float] = {}  # what was done when this command began
+        self._started = self._drawn = time.monotonic()
 
     def announce(self) -> None:
         """Before the first epoch: one line where the compiled engine is missing, and the remedy."""
@@ -41,24 +42,32 @@ class Display:
             print(f"trgl: {slower}", file=self._stream, flush=True)
 
     def update(self, progress: Progress) -> None:
-        """An epoch of a run is over."""
-        before = self._fractions.get(progress.label, 0.0)
-        fraction = progress.epoch / progress.epochs
+        """A run is further, or something happened to it."""
+        if progress.note:  # also to those who want no progress: something is wrong
+            self.clear()
+            print(f"trgl: {progress.label}: {progress.note}", file=self._stream, flush=True)
+            return
+        fraction = progress.share
+        self._first.setdefault(progress.label, fraction if progress.resumed else 0.0)
+        before = self._fractions.get(progress.label, self._first[progress.label])
         self._fractions[progress.label] = fraction
         if self._quiet:
             return
-        accuracy = (
-            "" if progress.accuracy is None else f", accuracy {100 * progress.accuracy:.1f} %"
-        )
-        text = f"{progress.label}: epoch {progress.epoch} of {progress.epochs}{accuracy}"
+        now = time.monotonic()
         if self._terminal:
-            self._draw(text)
-        elif int(fraction * _PLAIN_STEPS) > int(before * _PLAIN_STEPS):
-            print(text, file=self._stream, flush=True)
+            self._draw(describe(progress), now)
+        elif (
+            int(fraction * _PLAIN_STEPS) > int(before * _PLAIN_STEPS)
+            or now - self._drawn >= _PLAIN_SECONDS
+        ):
+            self._drawn = now
+            print(describe(progress), file=self._stream, flush=True)
 
-    def finished(self, text: str) -> None:
-        """A run is over."""
+    def finished(self, text: str, label: str = "") -> None:
+        """A run is over; one that was never seen was over before."""
         self._finished += 1
+        if label and label not in self._fractions:
+            self._fractions[label] = self._first[label] = 1.0
         if self._quiet:
             return
         count = f"run {self._finished} of {self._runs}, " if self._runs > 1 else ""
@@ -70,8 +79,7 @@ class Display:
         if self._terminal and not self._quiet:
             print("\r\x1b[K", end="", file=self._stream, flush=True)
 
-    def _draw(self, text: str) -> None:
-        now = time.monotonic()
+    def _draw(self, text: str, now: float) -> None:
         if now - self._drawn < _REDRAW_SECONDS:
             return
         self._drawn = now
@@ -79,10 +87,35 @@ class Display:
         filled = int(_WIDTH * share)
         left = ""
         elapsed = now - self._started
-        if share > 0.02:
-            seconds = round(elapsed * (1 - share) / share)
-            left = f" {seconds // 60}:{seconds % 60:02d} left"
+        gained = share - sum(self._first.values()) / self._runs  # since this command began
+        if gained > 0.02:
+            left = f" {clock(elapsed * (1 - share) / gained)} left"
         bar = "#" * filled + "." * (_WIDTH - filled)
         line = f"[{bar}] {100 * share:3.0f} %{left}  {text}"
         columns = shutil.get_terminal_size().columns
         print(f"\r\x1b[K{line[: columns - 1]}", end="", file=self._stream, flush=True)
+
+
+def describe(progress: Progress) -> str:
+    """One line: where a run is, how well it does, how long it and its module take, how fast."""
+    words = [f"{progress.label}: epoch {progress.epoch} of {progress.epochs}"]
+    if progress.module_epochs != progress.epochs and progress.modules:
+        numbers = ", ".join(map(str, progress.modules))
+        left = "" if progress.module_left is None else f", {clock(progress.module_left)} left"
+        words.append(f"module {numbers}: {progress.module_epoch} of {progress.module_epochs}{left}")
+    if progress.accuracy is not None:
+        words.append(f"accuracy {100 * progress.accuracy:.1f} %")
+    if progress.left is not None:
+        words.append(f"{clock(progress.left)} left")
+    if progress.rate is not None:
+        words.append(f"{progress.rate:,.0f} images/s")
+    if progress.memory is not None:
+        words.append(f"{progress.memory / 2**20:,.0f} MiB")
+    return ", ".join(words)
+
+
+def clock(seconds: float) -> str:
+    """Minutes and seconds, with hours where there are any."""
+    whole = round(seconds)
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,11 +21,13 @@ from trgl.cli.options import (
     seed_number,
 )
 from trgl.cli.progress import Display
+from trgl.cli.resume import add_checkpoint_options, saving, take_up
 from trgl.prepare import Task, prepare
 from trgl.recipes import METHODS
 from trgl.report.cells import percent
-from trgl.rundir import PICTURE, RunDirectory
-from trgl.workers import run_in, threads_per_run
+from trgl.restore import has_checkpoint, is_done
+from trgl.rundir import PICTURE, SUMMARY, RunDirectory
+from trgl.workers import draw_run, run_in, threads_per_run
 
 
 def add(commands: Any, arguments: Sequence[str]) -> None:
@@ -31,7 +36,8 @@ def add(commands: Any, arguments: Sequence[str]) -> None:
         "train",
         help="train one network",
         description="Train one network by a recipe. The run directory gets config.json, "
-        "metrics.jsonl (one object per epoch and module), summary.json and accuracy_by_depth.png.",
+        "metrics.jsonl (one object per epoch and module), summary.json, accuracy_by_depth.png and "
+        "checkpoints, from which --resume goes on.",
     )
     parser.add_argument(
         "--method",
@@ -49,27 +55,36 @@ def add(commands: Any, arguments: Sequence[str]) -> None:
         help="of training images, initial weights, order and crops (default: 0)",
     )
     add_run_options(parser)
+    add_checkpoint_options(parser, "run")
     add_recipe_options(parser, arguments)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Train one network."""
+    config = None if options.resume is None else take_up(options, comparison=False)
     recipe = chosen_recipe(options)
     device = chosen_device(options)
     images = chosen_images(options, recipe)
-    threads = threads_per_run(recipe.threads, 1)
+    threads = config["threads"] if config else threads_per_run(recipe.threads, 1)
     places = (options.data, options.cache, options.offload)
-    task = Task(recipe, options.method, options.seed, device, threads, *places)
-    prepared = prepare(task, images)
+    task = Task(recipe, options.method, options.seed, device, threads, *places, *saving(options))
     display = Display(1, options.quiet)
-    display.announce()
-    with open_directory(options, recipe.name) as directory:
-        try:
-            summary = run_in(prepared, directory, display.update)
-        finally:
-            display.clear()
-        path = directory.path
+    if config and is_done(options.resume):
+        path, summary = options.resume, json.loads((options.resume / SUMMARY).read_text())
+        if not (path / PICTURE).exists():  # the last thing that is written
+            with open_directory(options, recipe.name) as directory:
+                draw_run(task, images, summary, directory)
+    else:
+        again = config is not None
+        prepared = prepare(task, images, trained=again and has_checkpoint(options.resume))
+        display.announce()
+        with open_directory(options, recipe.name) as directory:
+            try:
+                summary = run_in(prepared, directory, display.update, again)
+            finally:
+                display.clear()
+            path = directory.path
     accuracy = summary["accuracy"]
     sizes = summary["images"]
     print(
@@ -93,14 +108,16 @@ def run(options: argparse.Namespace) -> int:
 
 @contextmanager
 def open_directory(options: argparse.Namespace, name: str) -> Iterator[RunDirectory]:
-    """The run directory of the command line, or a new numbered one in ``runs``.
+    """The run directory of the command line, that of the run that goes on, or a new numbered one.
 
     Where the run ends early, a line on stderr says what is left of it.
 
     Raises:
         ValueError: the directory is taken.
     """
-    if options.out is not None:
+    if options.resume is not None:
+        directory = RunDirectory.open(options.resume)
+    elif options.out is not None:
         directory = RunDirectory.create(options.out, options.overwrite)
     elif options.overwrite:
         raise ValueError("--overwrite needs --out, which says what may be replaced.")
@@ -110,5 +127,8 @@ def open_directory(options: argparse.Namespace, name: str) -> Iterator[RunDirect
         with directory:
             yield directory
     except BaseException:
-        print(f"What was measured until now is in {directory.path}", file=sys.stderr, flush=True)
+        go_on = f"trgl {options.command} --resume {shlex.quote(str(directory.path))}"
+        text = f"What was measured until now is in {directory.path}; {go_on} goes on from there."
+        with contextlib.suppress(OSError):
+            print(text, file=sys.stderr, flush=True)
         raise

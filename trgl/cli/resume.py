@@ -1,0 +1,119 @@
+"""``--resume``: a run, or a comparison, goes on as it began."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from trgl import rundir
+from trgl.checkpoint import Every
+from trgl.restore import read_config, recipe_of
+
+_SAVE_EVERY, _KEEP = "10m", 2
+
+
+def add_checkpoint_options(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add what says how often the state is saved, and where to go on from.
+
+    Args:
+        parser: of a command.
+        what: "run" or "comparison".
+    """
+    group = parser.add_argument_group("checkpoints")
+    runs = " Runs that are done stay as they are." if what == "comparison" else ""
+    group.add_argument(
+        "--resume",
+        metavar="DIR",
+        type=Path,
+        help=f"go on with the {what} in this directory from where it was saved last, in place of "
+        f"RECIPE and of the options that it began with.{runs}",
+    )
+    group.add_argument(
+        "--checkpoint-every",
+        metavar="TIME|N",
+        type=_every,
+        help="how often to save what a run goes on from: a time like 90s, 10m or 1h, a number of "
+        f"steps (batches), or never; always at the end and when interrupted (default: "
+        f"{_SAVE_EVERY})",
+    )
+    group.add_argument(
+        "--keep-checkpoints",
+        metavar="N",
+        type=_count,
+        help=f"how many are kept, the last ones (default: {_KEEP})",
+    )
+
+
+def _every(text: str) -> str:
+    try:
+        Every.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a whole number from 1 on expected, received {text!r}")
+    return int(text)
+
+
+def saving(options: argparse.Namespace) -> tuple[str, int]:
+    """How often to save, and how many to keep."""
+    return options.checkpoint_every or _SAVE_EVERY, options.keep_checkpoints or _KEEP
+
+
+def take_up(options: argparse.Namespace, comparison: bool) -> dict[str, Any]:
+    """Give the options the values that the run began with; those of places may be new.
+
+    Args:
+        options: with ``resume``; they are changed.
+        comparison: it is one, and not a single run.
+
+    Returns:
+        The run's configuration.
+
+    Raises:
+        ValueError: no such run, or options that it cannot go on with.
+    """
+    path: Path = options.resume
+    config = read_config(path)
+    if (rundir.RUNS in config) != comparison:
+        kind, other = ("a comparison", "compare") if rundir.RUNS in config else ("a run", "train")
+        raise ValueError(f"{path} holds {kind}; let it go on by trgl {other} --resume {path}.")
+    began: dict[str, Any] = {"method": "transport", "seed": 0, "seeds": None, "methods": None}
+    given = [key for key in began if getattr(options, key, began[key]) not in (None, began[key])]
+    given += [key[6:] for key, value in vars(options).items() if key[:6] == "field_" and value]
+    given += [key for key in ("recipe", "out", "overwrite") if getattr(options, key)]
+    if given:
+        words = ", ".join(_word(key) for key in given)
+        raise ValueError(
+            f"--resume goes on with {path} as it began, but received also {words}; leave that "
+            f"out, or start anew without --resume."
+        )
+    options.restored = recipe_of(config)
+    chosen = config.get("chosen", {})  # of a comparison, which may be that of a figure
+    options.recipe = chosen.get("recipe") or options.restored.name
+    options.methods = chosen.get("methods")
+    for key in ("method", "seed", "seeds"):
+        if key in config:
+            setattr(options, key, config[key])
+    data = config["data"]
+    began = {
+        "data": data if comparison else data["read_from"],
+        "device": config["device"],
+        "cache": config.get("cache"),
+        "jobs": config.get("jobs"),
+        "checkpoint_every": config.get("checkpoints", {}).get("every"),
+        "keep_checkpoints": config.get("checkpoints", {}).get("keep"),
+    }
+    for key, value in began.items():
+        if getattr(options, key, None) is None:
+            setattr(options, key, value)
+    options.offload = options.offload or config.get("offload", False)
+    return config
+
+
+def _word(key: str) -> str:
+    return "RECIPE" if key == "recipe" else "--" + key.replace("_", "-")
