@@ -10,12 +10,13 @@ from .network import GreedyModule, GreedyNetwork
 from .optimizers import without_decay
 from .schedulers import Schedule
 from .split import split
-from .trainer import DivergenceError, Stopped, Trainer
+from .trainer import DeviceMemoryError, DivergenceError, Stopped, Trainer
 from .transport import Multipliers, Transport
 
 __all__ = [
     "Body",
     "Checkpoints",
+    "DeviceMemoryError",
     "DivergenceError",
     "EpochRecord",
     "Evaluation",

@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 
 from . import generators
+from .accidents import LATE, NotFinite
 from .checkpoint import Checkpoints
 from .checkpoint.plain import plain
 from .evaluation import evaluate
 from .feed import Feed
-from .meter import measured
+from .meter import DivergenceError, measured
 from .metrics import EpochRecord, Evaluation
 from .regimes import Phase, train_epoch
-from .state import load_step, step_state
+from .state import load_step, state_of, step_state
 from .step import LocalStep
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ class Fitting:
         self.on_step = on_step
         self.checkpoints = checkpoints
         self.active: list[LocalStep] = []
+        self._batches = 0
         self._began = 0.0  # the clock when the epoch began, less what it had taken before
 
     def run(self) -> None:
@@ -132,19 +134,25 @@ class Fitting:
             step.module.train()
             if cursor.batch == 0:
                 step.meter.reset()
+                step.watch.reset()
             else:
                 load_step(step, cursor.steps[step.number])
+                step.watch.reset(cursor.batch // step.accumulate)
         trainer.residency.begin(phase.active)
         trainer.front.begin(phase.active)
-        train_epoch(
-            trainer.steps,
-            phase.active,
-            trainer.front,
-            self.train.batches(cursor.batch, self._go_on()),
-            self._between,
-            cursor.batch,
-        )
+        try:
+            train_epoch(
+                trainer.steps,
+                phase.active,
+                trainer.front,
+                self.train.batches(cursor.batch, self._go_on()),
+                self._between,
+                cursor.batch,
+            )
+        except NotFinite as error:
+            raise self._diverged(error, cursor.batch + 1) from error
         trainer.front.end()
+        self._look()
         loss, cost, accuracy = measured({s.number: s.meter for s in self.active}, cursor.epoch + 1)
         cursor.seconds = time.perf_counter() - self._began
         rates = {s.number: float(s.optimizers[0].param_groups[0]["lr"]) for s in self.active}
@@ -202,15 +210,40 @@ class Fitting:
         self._halt_if_asked()
         trainer.steady = False
 
+    def _look(self) -> None:
+        """Asks the devices whether an update was not finite; they are waited for."""
+        for step in self.active:
+            update = step.watch.look()
+            if update is not None:
+                what = "its loss or gradient is infinite or NaN, and it was updated by that"
+                raise self._diverged(NotFinite(step.number, what), update * step.accumulate)
+
+    def _diverged(self, error: NotFinite, batch: int) -> DivergenceError:
+        """The error with its place, after the state has been written to be looked at."""
+        trainer, saved = self.trainer, ""
+        if self.checkpoints is not None:
+            path = self.checkpoints.set_aside(state_of(trainer))
+            saved = "" if path is None else f" The state is in {path}, to be looked at."
+        return DivergenceError(
+            f"Module {error.number} diverged in epoch {trainer.cursor.epoch + 1}, step {batch} of "
+            f"it: {error.what}. {error.remedy}{saved}"
+        )
+
     def _save_if_due(self) -> None:
-        if self.checkpoints is not None and self.checkpoints.due(self.trainer.cursor.step):
-            self.checkpoints.try_save(self.trainer.state_dict(), self.trainer.cursor.step)
+        self._batches += 1
+        checkpoints, cursor = self.checkpoints, self.trainer.cursor
+        due = checkpoints is not None and checkpoints.due(cursor.step)
+        if due or self._batches % LATE == 0:
+            self._look()  # a state that is not finite never takes a good one's place
+        if due and checkpoints is not None:
+            checkpoints.try_save(self.trainer.state_dict(), cursor.step)
 
     def _halt_if_asked(self) -> None:
         trainer, cursor = self.trainer, self.trainer.cursor
         if not trainer.halting:
             return
         path = None
+        self._look()
         if self.checkpoints is not None:
             path = self.checkpoints.try_save(trainer.state_dict(), cursor.step)
         saved = "" if path is None else f", and is saved in {path}"

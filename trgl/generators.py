@@ -18,8 +18,9 @@ def capture(device: torch.device) -> State:
     Args:
         device: of the run; its generator is there when it is a CUDA device.
     """
+    version, words, gauss = random.getstate()
     return {
-        "python": random.getstate(),
+        "python": (version, torch.tensor(words), gauss),  # [625] int64
         "numpy": numpy.random.get_state(legacy=False),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
@@ -33,7 +34,8 @@ def restore(state: State, device: torch.device) -> None:
         state: of `capture`, also after it was in a checkpoint, which turns arrays into tensors.
         device: of the run. Without a state for it, its generator stays as it is.
     """
-    random.setstate(state["python"])
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words.tolist()), gauss))
     numpy.random.set_state(_arrays(state["numpy"]))
     torch.set_rng_state(state["torch"])
     if device.type == "cuda" and state["cuda"] is not None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class DivergenceError(RuntimeError):
-    """A loss became infinite or NaN; the message names the module and the epoch."""
+    """A loss or a gradient became infinite or NaN; the message names the module and the place."""
 
 
 class Meter:

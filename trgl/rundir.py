@@ -294,7 +294,7 @@ def _clear(path: Path) -> None:
     """Remove an earlier run's files; the mark goes last."""
     folder = path / CHECKPOINTS
     if folder.is_dir() and not folder.is_symlink():
-        for pattern in ("step-*.pt", "step-*.pt.damaged", ".step-*.pt.*"):
+        for pattern in ("step-*.pt", "step-*.pt.damaged", "diverged.pt", ".*.pt.*"):
             for checkpoint in folder.glob(pattern):
                 checkpoint.unlink()
         with contextlib.suppress(OSError):  # something of somebody else's is in it

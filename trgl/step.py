@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from trgl_kernels import ModuleBoundary, collect_energy
 
+from .accidents import Watch, is_full, memory_error
 from .meter import Meter
 from .network import GreedyModule
 from .optimizers import Together
@@ -91,6 +92,8 @@ class LocalStep:
             f"module {number}", [module], self.optimizers, release=self.forward is module
         )
         self.passing = ModuleBoundary(f"module {number}, which is frozen", [module])
+        self.watch = Watch(number, device)
+        self._updating = False
         self._device_type = device.type
         self._autocast = autocast
         self.parameters = [p for o in self.optimizers for g in o.param_groups for p in g["params"]]
@@ -102,6 +105,7 @@ class LocalStep:
     def begin(self) -> None:
         """Begins a run: forgets gradients of other backward passes and of one interrupted."""
         self.pending = 0
+        self._updating = False
         self.held = [None] * len(self._shared)
         self.module.zero_grad(set_to_none=True)
         self._together.zero_grad(set_to_none=True)
@@ -118,11 +122,19 @@ class LocalStep:
     ) -> Tensor:  # [N, *]
         """Trains the module on one batch; returns its features for the next one, detached.
 
+        Raises `trgl.DivergenceError` where loss or gradient are not finite, and
+        `trgl.DeviceMemoryError` where memory runs out, in general before anything is updated.
+
         Whatever else the step made is gone when it returns. A local loss is given the images that
         the network was given; None stands for x.
         """
-        with self.boundary:
-            return self._train(x, labels, x if images is None else images)
+        try:
+            with self.boundary:
+                return self._train(x, labels, x if images is None else images)
+        except RuntimeError as error:
+            if not is_full(error):
+                raise
+            raise memory_error(error, self.number, x.device, x.shape[0], self._updating) from error
 
     def _train(self, x: Tensor, labels: Tensor, images: Tensor) -> Tensor:
         """The step, in a frame of its own: its local tensors are gone when the boundary closes."""
@@ -147,6 +159,7 @@ class LocalStep:
         if self.weights is not None and cost is not None:
             objective = self.weights.objective(self.place, criterion, cost, first)
 
+        self.watch.loss(objective, criterion, cost, images)
         self._take_held()
         (objective if self.scaler is None else self.scaler.scale(objective)).backward()
         self.pending += 1
@@ -168,14 +181,19 @@ class LocalStep:
             self.scaler.unscale_(self._together)
         if batches > 1:
             torch._foreach_div_([p.grad for p in self.parameters if p.grad is not None], batches)
+        norm = None
         if self.clip_norm is not None:
-            clip_grad_norm_(self.parameters, self.clip_norm)
+            norm = clip_grad_norm_(self.parameters, self.clip_norm)
+        if self.scaler is None:  # which itself skips an update that is not finite
+            self.watch.gradients(self.parameters, norm)
+        self._updating = True
         if self.scaler is None:
             for optimizer in self.optimizers:
                 optimizer.step()
         else:
             self.scaler.step(self._together)
             self.scaler.update()
+        self._updating = False
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .accidents import DeviceMemoryError
 from .checkpoint import Checkpoints, read, write
 from .encoder import FrozenEncoder
 from .feed import Feed, Loader, feed_for
@@ -34,7 +35,7 @@ from .step import Criterion
 from .store import Place
 from .transport import Multipliers, Transport
 
-__all__ = ["DivergenceError", "Stopped", "Trainer"]
+__all__ = ["DeviceMemoryError", "DivergenceError", "Stopped", "Trainer"]
 
 
 class Trainer:
@@ -210,7 +211,9 @@ class Trainer:
                 that cannot be: nothing is frozen, the images change, or there is no room; a state
                 that does not fit, or that a checkpoint cannot hold.
             Stopped: `stop` was called.
-            DivergenceError: a loss became infinite or NaN.
+            DivergenceError: a loss or a gradient became infinite or NaN. On the CPU the module was
+                not updated by it.
+            DeviceMemoryError: memory ran out; the message says in which module, and what helps.
         """
         feed = self._feed(train, "training")
         others = [

@@ -348,7 +348,9 @@ def test_a_diverging_run_names_module_and_epoch():
         return torch.optim.SGD(parameters, lr=1e20)
 
     net = network(modules=2, head="mlp")
-    with pytest.raises(trgl.DivergenceError, match=r"Module 1 diverged in epoch 1: .*clip_norm"):
+    with pytest.raises(
+        trgl.DivergenceError, match=r"Module 1 diverged in epoch 1, step 2 of it: .*clip_norm"
+    ):
         trained(net, optimizer=wild)
     assert issubclass(trgl.DivergenceError, RuntimeError)
 

@@ -18,6 +18,7 @@ from .file import DamagedError, read, write
 
 _NAME = re.compile(r"step-(\d{10,})\.pt")
 _ASIDE = ".damaged"
+DIVERGED = "diverged.pt"
 _TEXT = re.compile(r"(\d+(?:\.\d*)?)\s*(steps?|s|m|min|h|)")
 _SECONDS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
@@ -142,10 +143,8 @@ class Checkpoints:
             OSError: it cannot be written; the last good one is still there.
         """
         self.begin(step)
-        if not self.folder.is_dir():
-            rundir.make(self.folder)
         path = self.folder / f"step-{step:010d}.pt"
-        write(path, state if self.note is None else {**state, "note": self.note()})
+        self._write(path, state)
         for old in [other for other in self.paths() if other != path][max(0, self.keep - 1) :]:
             with contextlib.suppress(FileNotFoundError):
                 old.unlink()
@@ -164,6 +163,19 @@ class Checkpoints:
             self.error = error
             self.tell(self.trouble())
             return None
+
+    def set_aside(self, state: Mapping[str, Any]) -> Path | None:
+        """Writes a state that must not be gone on with, under a name of its own, to be looked at.
+
+        Returns:
+            The file; None where the disk takes none.
+        """
+        path = self.folder / DIVERGED
+        try:
+            self._write(path, state)
+        except OSError:
+            return None
+        return path
 
     def trouble(self) -> str:
         """What became of the last attempt to save, and which checkpoint is the last good one."""
@@ -206,10 +218,15 @@ class Checkpoints:
             raise DamagedError(f"No checkpoint in {self.folder} is whole: {' '.join(wrong)}")
         return None
 
+    def _write(self, path: Path, state: Mapping[str, Any]) -> None:
+        if not self.folder.is_dir():
+            rundir.make(self.folder)
+        write(path, state if self.note is None else {**state, "note": self.note()})
+
     def clean(self) -> None:
         """Removes what a run that was killed while it saved left half-written."""
         if self.folder.is_dir():
-            for path in self.folder.glob(".step-*.pt.*"):
+            for path in self.folder.glob(".*.pt.*"):
                 with contextlib.suppress(OSError):
                     path.unlink()
 

@@ -169,9 +169,9 @@ def _nobody_reads() -> bool:
 
 
 def _explain(error: Exception, shown: bool) -> str:
-    from trgl.trainer import DivergenceError
+    from trgl.trainer import DeviceMemoryError, DivergenceError
 
-    if isinstance(error, (OSError, DivergenceError)):
+    if isinstance(error, (OSError, DeviceMemoryError, DivergenceError)):
         return str(error)
     hint = "" if shown else " (trgl --traceback ... shows where it happened.)"
     return f"{type(error).__name__}: {error}{hint}"

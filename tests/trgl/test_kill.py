@@ -1,0 +1,226 @@
+"""Runs that are killed at any instant, and resumed: as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from runs import without_times
+from torch import Tensor
+
+from trgl import rundir
+from trgl.checkpoint import Checkpoints
+
+ROOT = Path(__file__).parents[2]
+TINY = [
+    "--modules",
+    "3",
+    "--filters",
+    "4",
+    "--train-size",
+    "30",
+    "--batch-size",
+    "8",
+    "--evaluate-every",
+    "2",
+]
+CASES = {
+    "parallel": ["--epochs", "6", "--flip"],
+    "sequential": ["--regime", "sequential", "--epochs", "2", "--epochs-step", "1"],
+    "multi-lap, multipliers": (
+        [
+            "--regime",
+            "multi-lap",
+            "--laps",
+            "2",
+            "--epochs",
+            "4",
+            "--weighting",
+            "multipliers",
+            "--multiplier-every",
+            "3",
+        ]
+    ),
+    "end-to-end": ["--method", "end-to-end", "--epochs", "6"],
+    "accumulated, AdamW": [
+        "--epochs",
+        "6",
+        "--accumulate",
+        "3",
+        "--optimizer",
+        "adamw",
+        "--schedule",
+        "cosine",
+    ],
+}
+
+
+class Server:
+    """Starts commands of `trgl` quickly."""
+
+    def __init__(self, log: Path) -> None:
+        self.log = log
+        self.process = subprocess.Popen(
+            [sys.executable, str(ROOT / "tests" / "support" / "killable.py")],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._line() == "ready"
+
+    def _line(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def start(self, *words: object) -> int:
+        """Starts a command; returns its process."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps([str(self.log), *map(str, words)]) + "\n")
+        self.process.stdin.flush()
+        return int(self._line())
+
+    def wait(self) -> int:
+        """The exit code of the command, negative for a signal."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("wait\n")
+        self.process.stdin.flush()
+        return int(self._line())
+
+    def run(self, *words: object) -> int:
+        self.start(*words)
+        return self.wait()
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.close()
+        self.process.wait(60)
+        self.process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("log") / "log.txt")
+    yield server
+    server.close()
+
+
+def final(path: Path) -> Any:
+    """The state at the end of a run."""
+    found = Checkpoints(path / rundir.CHECKPOINTS).load()
+    assert found is not None
+    return found[1]
+
+
+def check_same(mine: Path, theirs: Path) -> None:
+    assert without_times(mine) == without_times(theirs)
+    a, b = final(mine), final(theirs)
+    for key in ("network", "optimizers", "schedulers", "weights"):
+        assert same(a[key], b[key]), key
+    summaries = [json.loads((path / rundir.SUMMARY).read_text()) for path in (mine, theirs)]
+    assert [s["state"] for s in summaries] == ["done", "done"]
+    for key in ("accuracy", "loss", "epochs_evaluated"):
+        assert summaries[0][key] == summaries[1][key]
+
+
+def same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return bool(a == b)
+
+
+def command(case: str, out: Path, every: str = "1") -> list[object]:
+    words = ["train", "digits-20x1", *TINY, *CASES[case], "--seed", "1", "--quiet"]
+    return [*words, "--checkpoint-every", every, "--out", out]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_run_that_is_killed_at_any_instant_goes_on_as_if_nothing_had_happened(
+    server: Server, tmp_path: Path, case: str
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    began = time.monotonic()
+    assert server.run(*command(case, whole)) == 0
+    took = time.monotonic() - began
+    draws = random.Random(case)
+    kills = 0
+    resume: list[object] = ["train", "--resume", parts, "--quiet"]
+    for _ in range(6):
+        again = rundir.is_run_directory(parts)
+        process = server.start(*(resume if again else [*command(case, parts), "--overwrite"]))
+        time.sleep(draws.uniform(0.05, 0.6) * took)
+        os.kill(process, signal.SIGKILL)
+        code = server.wait()
+        kills += code == -signal.SIGKILL
+        assert code in (0, -signal.SIGKILL), server.log.read_text()
+    if not rundir.is_run_directory(parts):
+        resume = [*command(case, parts), "--overwrite"]
+    assert server.run(*resume) == 0, server.log.read_text()
+    assert kills > 0
+    check_same(parts, whole)
+    names = sorted(path.name for path in (parts / rundir.CHECKPOINTS).iterdir())
+    assert len(names) == 2
+    assert all(name.startswith("step-") for name in names)
+    assert [name for name in os.listdir(parts) if name.startswith(".")] == []
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["INT", "TERM"]
+)
+def test_a_run_that_is_interrupted_saves_first(
+    server: Server, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert server.run(*command("sequential", whole, "never")) == 0
+    process = server.start(*command("sequential", parts, "never"))
+    deadline = time.monotonic() + 60
+    while not (parts / rundir.METRICS).exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    os.kill(process, number)
+    assert server.wait() == code
+    assert len(list((parts / rundir.CHECKPOINTS).iterdir())) == 1  # it is there although "never"
+    summary = json.loads((parts / rundir.SUMMARY).read_text())
+    assert summary["state"] == "interrupted"
+    assert "was stopped after epoch" in summary["reason"]
+    assert server.run("train", "--resume", parts, "--quiet") == 0
+    check_same(parts, whole)
+
+
+def test_a_comparison_goes_on_with_the_runs_that_are_not_done(
+    server: Server, tmp_path: Path
+) -> None:
+    words = ["compare", "digits-20x1", *TINY, "--epochs", "4", "--seeds", "0", "--jobs", "1"]
+    words += ["--checkpoint-every", "1", "--quiet"]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert server.run(*words, "--out", whole) == 0
+    process = server.start(*words, "--out", parts)
+    deadline = time.monotonic() + 60
+    while not (parts / "transport-seed0" / rundir.METRICS).exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    os.kill(process, signal.SIGKILL)
+    assert server.wait() == -signal.SIGKILL
+    before = (parts / "vanilla-seed0" / rundir.SUMMARY).stat().st_mtime_ns
+    assert server.run("compare", "--resume", parts, "--quiet") == 0, server.log.read_text()
+    assert (parts / "vanilla-seed0" / rundir.SUMMARY).stat().st_mtime_ns == before
+    for method in ("vanilla", "transport", "end-to-end"):
+        check_same(parts / f"{method}-seed0", whole / f"{method}-seed0")
+    tables = [json.loads((path / "table.json").read_text())["methods"] for path in (whole, parts)]
+    assert [t["vanilla"]["values"] for t in tables][0] == tables[1]["vanilla"]["values"]
