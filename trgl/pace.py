@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import resource
 import sys
 import time
@@ -76,6 +78,8 @@ class Pace:
     ) -> None:
         self._label = label
         self._phases = phases
+        sizes = [len(list(same)) for _, same in itertools.groupby(phases)]
+        self._ends = list(itertools.accumulate(sizes))  # of the rows of epochs that are alike
         self._images = images
         self._batches = batches
         self._device = device
@@ -133,11 +137,8 @@ class Pace:
         now = self._told = time.monotonic()
         done, total = epoch + part, len(self._phases)
         at = min(epoch, total - 1) if part else epoch - 1
-        first = last = max(0, at)
-        while first > 0 and self._phases[first - 1] == phase:
-            first -= 1
-        while last < total - 1 and self._phases[last + 1] == phase:
-            last += 1
+        row = bisect.bisect_right(self._ends, max(0, at))
+        first, end = self._ends[row - 1] if row else 0, self._ends[row]
         images, seconds = self._trained
         return Progress(
             self._label,
@@ -147,9 +148,9 @@ class Pace:
             part,
             phase.active,
             epoch - first,
-            last + 1 - first,
+            end - first,
             _left(now - self._began, done - self._from, total - done),
-            _left(now - self._module_began, done - self._module_from, last + 1 - done),
+            _left(now - self._module_began, done - self._module_from, end - done),
             images / seconds if seconds > 0 else None,
             self._memory(),
             resumed=self._resumed,

@@ -116,11 +116,11 @@ def load_network(run: str | Path) -> tuple[GreedyNetwork, Recipe]:
         network.load_state_dict(state["network"])
     except (RuntimeError, KeyError) as error:
         raise ValueError(f"{file} does not hold the network of {path}: {error}") from error
-    epochs = state["signature"]["epochs"]
-    if state["cursor"]["epoch"] < len(epochs):
+    epochs = sum(count for *_, count in state["signature"]["epochs"])
+    if state["cursor"]["epoch"] < epochs:
         warnings.warn(
             f"{path} is not done: its network is that after {state['cursor']['epoch']} of "
-            f"{len(epochs)} epochs.",
+            f"{epochs} epochs.",
             stacklevel=2,
         )
     return network.eval(), recipe

@@ -1,6 +1,7 @@
 """All that decides how a training goes on: taken from a trainer, and put into one."""
 
 import copy
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -85,7 +86,7 @@ def check_state(trainer: "Trainer", state: State) -> None:
     ours, theirs = _signature(trainer), dict(state["signature"])
     done = state["cursor"]["epoch"] + (state["cursor"]["batch"] > 0)
     for signature in (ours, theirs):  # more epochs may follow now than were planned then
-        signature["epochs"] = signature["epochs"][:done]
+        signature["epochs"] = _first(signature["epochs"], done)
     for key, value in ours.items():
         if theirs.get(key) != value:
             raise ValueError(
@@ -177,8 +178,21 @@ def _signature(trainer: "Trainer") -> State:
         "autocast": str(trainer.autocast),
         "chunk": trainer.front.chunk,
         "seed": trainer.seed,
-        "epochs": [[list(phase.active), phase.lap] for phase in trainer.phases],
+        "epochs": [
+            [list(phase.active), phase.lap, len(list(same))]
+            for phase, same in itertools.groupby(trainer.phases)
+        ],
     }
+
+
+def _first(groups: list[list[Any]], count: int) -> list[list[Any]]:
+    """Groups of equal epochs, cut off behind so many epochs."""
+    found = []
+    for active, lap, size in groups:
+        if count > 0:
+            found.append([list(active), lap, min(size, count)])
+        count -= size
+    return found
 
 
 def _optimizers(trainer: "Trainer") -> list[Optimizer]:

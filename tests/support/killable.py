@@ -1,7 +1,7 @@
 """Runs commands of `trgl` in processes that are forked from one that has imported everything.
 
-A line of JSON on stdin is a command: a list of words. The answer is the number of the process; that
-to another line, when the process has ended, its exit code. What it says goes to the file of the first word.
+A line of JSON on stdin is a command: a list of words, the first of them a file for what it says.
+The answer is the number of the process; that to another line its exit code, when it has ended.
 """
 
 from __future__ import annotations

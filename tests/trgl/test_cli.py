@@ -188,7 +188,7 @@ def test_a_failed_run_does_not_stop_a_comparison(
     [
         ([], "required: COMMAND"),
         (["fly"], "invalid choice: 'fly'"),
-        (["train"], "required: RECIPE"),
+        (["train"], "needs a RECIPE, one of "),
         (["train", "digit-20x1"], "Did you mean digits-20x1?"),
         (["recipes", "mnist"], "Did you mean mnist-20x1?"),
         (["train", "digits-20x1", "--tau", "0"], "tau must be above 0"),
@@ -511,9 +511,10 @@ def test_signals_end_a_run_and_keep_its_metrics(
     long = [*TINY[:-1], "1000000", "--quiet", "--out", out]
     if jobs:
         where = out / "vanilla-seed0"
+        command = "compare"
         process = start("compare", "digits-20x1", *long, "--seeds", "0-1", "--jobs", str(jobs))
     else:
-        where = out
+        where, command = out, "train"
         process = start("train", "digits-20x1", *long)
     wait_for_lines(where / "metrics.jsonl", process)
     process.send_signal(number)
@@ -521,7 +522,8 @@ def test_signals_end_a_run_and_keep_its_metrics(
     assert process.returncode == code
     told = [line for line in errors.splitlines() if "finishing the step" not in line]
     assert [line for line in told if line] == [
-        f"What was measured until now is in {out}",
+        f"What was measured until now is in {out}; trgl {command} --resume {out} goes on from "
+        "there.",
         f"trgl: {word}.",
     ]
     lines = (where / "metrics.jsonl").read_text().splitlines()

@@ -22,46 +22,20 @@ from trgl import rundir
 from trgl.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parents[2]
-TINY = [
-    "--modules",
-    "3",
-    "--filters",
-    "4",
-    "--train-size",
-    "30",
-    "--batch-size",
-    "8",
-    "--evaluate-every",
-    "2",
-]
+
+
+def words(text: str) -> list[str]:
+    return text.split()
+
+
+TINY = words("--modules 3 --filters 4 --train-size 30 --batch-size 8 --evaluate-every 2")
 CASES = {
-    "parallel": ["--epochs", "6", "--flip"],
-    "sequential": ["--regime", "sequential", "--epochs", "2", "--epochs-step", "1"],
-    "multi-lap, multipliers": (
-        [
-            "--regime",
-            "multi-lap",
-            "--laps",
-            "2",
-            "--epochs",
-            "4",
-            "--weighting",
-            "multipliers",
-            "--multiplier-every",
-            "3",
-        ]
+    "parallel": words("--epochs 5 --accumulate 3 --optimizer adamw --schedule cosine --flip"),
+    "sequential": words("--regime sequential --epochs 2"),
+    "multi-lap, multipliers": words(
+        "--regime multi-lap --laps 2 --epochs 2 --weighting multipliers --multiplier-every 3"
     ),
-    "end-to-end": ["--method", "end-to-end", "--epochs", "6"],
-    "accumulated, AdamW": [
-        "--epochs",
-        "6",
-        "--accumulate",
-        "3",
-        "--optimizer",
-        "adamw",
-        "--schedule",
-        "cosine",
-    ],
+    "end-to-end": words("--method end-to-end --epochs 5"),
 }
 
 
@@ -146,8 +120,8 @@ def same(a: Any, b: Any) -> bool:
 
 
 def command(case: str, out: Path, every: str = "1") -> list[object]:
-    words = ["train", "digits-20x1", *TINY, *CASES[case], "--seed", "1", "--quiet"]
-    return [*words, "--checkpoint-every", every, "--out", out]
+    given = [*words("train digits-20x1 --seed 1 --quiet --checkpoint-every"), every]
+    return [*given, *TINY, *CASES[case], "--out", out]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -161,7 +135,7 @@ def test_a_run_that_is_killed_at_any_instant_goes_on_as_if_nothing_had_happened(
     draws = random.Random(case)
     kills = 0
     resume: list[object] = ["train", "--resume", parts, "--quiet"]
-    for _ in range(6):
+    for _ in range(4):
         again = rundir.is_run_directory(parts)
         process = server.start(*(resume if again else [*command(case, parts), "--overwrite"]))
         time.sleep(draws.uniform(0.05, 0.6) * took)
@@ -206,11 +180,11 @@ def test_a_run_that_is_interrupted_saves_first(
 def test_a_comparison_goes_on_with_the_runs_that_are_not_done(
     server: Server, tmp_path: Path
 ) -> None:
-    words = ["compare", "digits-20x1", *TINY, "--epochs", "4", "--seeds", "0", "--jobs", "1"]
-    words += ["--checkpoint-every", "1", "--quiet"]
+    given = words("compare digits-20x1 --epochs 2 --seeds 0 --jobs 1 --checkpoint-every 1 --quiet")
+    given += TINY
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert server.run(*words, "--out", whole) == 0
-    process = server.start(*words, "--out", parts)
+    assert server.run(*given, "--out", whole) == 0
+    process = server.start(*given, "--out", parts)
     deadline = time.monotonic() + 60
     while not (parts / "transport-seed0" / rundir.METRICS).exists():
         assert time.monotonic() < deadline
@@ -223,4 +197,4 @@ def test_a_comparison_goes_on_with_the_runs_that_are_not_done(
     for method in ("vanilla", "transport", "end-to-end"):
         check_same(parts / f"{method}-seed0", whole / f"{method}-seed0")
     tables = [json.loads((path / "table.json").read_text())["methods"] for path in (whole, parts)]
-    assert [t["vanilla"]["values"] for t in tables][0] == tables[1]["vanilla"]["values"]
+    assert tables[0]["vanilla"]["values"] == tables[1]["vanilla"]["values"]
