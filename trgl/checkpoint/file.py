@@ -105,6 +105,7 @@ class _Sealing:
         self._stream = stream
         self._digest = hashlib.sha256()
         self._tail = b""
+        self._error: OSError | None = None
 
     def write(self, data: memoryview | bytes) -> int:
         """Takes the next bytes."""
@@ -123,12 +124,23 @@ class _Sealing:
         """Nothing: what is held back is written at the end."""
 
     def finish(self) -> None:
-        """Writes the end and the seal."""
+        """Writes the end and the seal.
+
+        Raises:
+            OSError: something could not be written.
+        """
         assert self._tail[:4] == _END_MARK
         assert self._tail[-2:] == b"\0\0"
         self._pass_on(self._tail[:-2] + _SEAL_BYTES.to_bytes(2, "little"))
+        if self._error is not None:
+            raise self._error
         self._stream.write(_SEAL + self._digest.hexdigest().encode())
 
     def _pass_on(self, data: memoryview | bytes) -> None:
+        if self._error is not None:
+            return
         self._digest.update(data)
-        self._stream.write(data)
+        try:
+            self._stream.write(data)
+        except OSError as error:  # torch would make a RuntimeError of it
+            self._error = error
