@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 import textwrap
@@ -155,9 +156,10 @@ def run(options: argparse.Namespace) -> int:
         for seed in options.seeds
         for name, (method, one) in variants.items()
     ]
-    prepared = prepare(tasks[0], images, trained=config is not None)  # what is wrong is found now
-    memory = predicted(prepared)
-    del prepared
+    # a wrong option is found before anything is written; nothing comes of this encoder's training
+    brief = recipe.override({"pretrain_epochs": 1, "taus": ()})
+    first = dataclasses.replace(tasks[0], recipe=brief)
+    memory = predicted(prepare(first, images, trained=config is not None))
     started = time.monotonic()
     display = Display(count, options.quiet)
     finished: dict[str, Summary] = {}
