@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from trgl import heads
+from trgl.pooling import GlobalAveragePool
 
 
 def test_the_conv_head_is_convolution_relu_pooling_bn_linear():
@@ -104,7 +105,7 @@ def test_heads_of_all_modules():
 def test_the_average_over_all_positions_is_that_of_pytorch(dtype, layout):
     x = torch.randn(3, 5, 6, 7, dtype=dtype).contiguous(memory_format=layout)
     results = []
-    for pool in (heads.GlobalAveragePool(), nn.AdaptiveAvgPool2d(1)):
+    for pool in (GlobalAveragePool(), nn.AdaptiveAvgPool2d(1)):
         features = x.clone().requires_grad_()
         y = pool(features)
         (gradient,) = torch.autograd.grad(y, features, torch.full_like(y, 0.3))
@@ -116,7 +117,7 @@ def test_the_average_over_all_positions_is_that_of_pytorch(dtype, layout):
 
 def test_the_average_of_large_float16_features_does_not_overflow():
     x = torch.full((1, 2, 20, 20), 300.0, dtype=torch.float16)
-    assert heads.GlobalAveragePool()(x).flatten().tolist() == [300, 300]
+    assert GlobalAveragePool()(x).flatten().tolist() == [300, 300]
 
 
 def test_the_mlp_sr_head():
