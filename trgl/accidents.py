@@ -41,8 +41,8 @@ class DeviceMemoryError(RuntimeError):
     Args:
         message: what happened.
         number: of the module.
-        updating: the optimizer was at work, so that the module may be updated in part; if not, it
-            is as it was before the batch.
+        updating: the optimizer was at work, so that the module may be updated in part; if not, its
+            weights are as they were before the batch; only running statistics may have counted it.
     """
 
     def __init__(self, message: str, number: int, updating: bool) -> None:
@@ -159,7 +159,7 @@ def memory_error(
     state = (
         "Its optimizer was at work, so that it may be updated in part: go on from a checkpoint."
         if updating
-        else "It is as it was before the batch."
+        else "Its weights are as they were before the batch, which running statistics may have counted."
     )
     return DeviceMemoryError(
         f"Module {number} has no room for its step on {device}, with batches of {samples}{needed}. "
