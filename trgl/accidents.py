@@ -42,7 +42,7 @@ class DeviceMemoryError(RuntimeError):
         message: what happened.
         number: of the module.
         updating: the optimizer was at work, so that the module may be updated in part; if not, its
-            weights are as they were before the batch; only running statistics may have counted it.
+            weights are as they were before the batch; only running statistics may have seen it.
     """
 
     def __init__(self, message: str, number: int, updating: bool) -> None:
@@ -159,7 +159,7 @@ def memory_error(
     state = (
         "Its optimizer was at work, so that it may be updated in part: go on from a checkpoint."
         if updating
-        else "Its weights are as they were before the batch, which running statistics may have counted."
+        else "Its weights are as they were before the batch; running statistics may have seen it."
     )
     return DeviceMemoryError(
         f"Module {number} has no room for its step on {device}, with batches of {samples}{needed}. "
