@@ -243,7 +243,7 @@ def _killed(job: Job, code: int | None) -> Summary:
         f"the process of the run ended with exit code {code} and said nothing; -9 mostly means "
         "that memory ran out: use fewer --jobs.",
     )
-    if job.out.is_dir():
+    if rundir.is_run_directory(job.out):  # else a run that begins anew would find it taken
         text = rundir.to_json(summary) + "\n"
         rundir.write_atomically(job.out / rundir.SUMMARY, text.encode())
     return summary

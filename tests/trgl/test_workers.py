@@ -21,7 +21,7 @@ from trgl.data import ImageData
 from trgl.pace import Progress
 from trgl.prepare import Task
 from trgl.recipes import Recipe
-from trgl.workers import Job, _interrupts_held, cores, run_all, threads_per_run
+from trgl.workers import Job, _interrupts_held, _killed, cores, run_all, threads_per_run
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +117,14 @@ def test_a_killed_process_is_noticed_and_the_others_go_on(
             assert summary["state"] == "done"
     assert len(killed) == 1
     assert not multiprocessing.active_children()
+
+
+def test_a_process_that_was_killed_before_its_run_began_leaves_room_for_it(tmp_path: Path) -> None:
+    job = Job(Task(small(), "vanilla", 0), tmp_path / "run")
+    job.out.mkdir()
+    assert "exit code -9" in _killed(job, -9)["reason"]
+    with rundir.RunDirectory.create(job.out) as directory:
+        assert directory.path == job.out
 
 
 def test_an_interrupt_is_held_back_from_a_process_at_its_start() -> None:

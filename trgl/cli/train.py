@@ -26,7 +26,7 @@ from trgl.prepare import Task, prepare
 from trgl.recipes import METHODS
 from trgl.report.cells import percent
 from trgl.restore import has_checkpoint, is_done
-from trgl.rundir import PICTURE, SUMMARY, RunDirectory
+from trgl.rundir import PICTURE, SUMMARY, RunDirectory, is_run_directory
 from trgl.workers import draw_run, run_in, threads_per_run
 
 
@@ -129,6 +129,8 @@ def open_directory(options: argparse.Namespace, name: str) -> Iterator[RunDirect
     except BaseException:
         go_on = f"trgl {options.command} --resume {shlex.quote(str(directory.path))}"
         text = f"What was measured until now is in {directory.path}; {go_on} goes on from there."
+        if not is_run_directory(directory.path):
+            text = f"The run had not begun; {directory.path} holds nothing of it."
         with contextlib.suppress(OSError):
             print(text, file=sys.stderr, flush=True)
         raise
