@@ -269,6 +269,28 @@ def test_wrong_input_is_one_paragraph_and_exit_code_2(
     assert sorted(os.listdir()) == ["file.gz", "small.npz"]
 
 
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        ("train digits-20x1 --epoch 3", "--epochs"),
+        ("compare digits-20x1 --sed 0", "--seeds"),
+        ("report run --ou page", "--out"),
+        ("diagnose run --devise cpu", "--device"),
+        ("export run --out file --dept best", "--depth"),
+        ("memory digits-20x1 --batches=3", "--batch"),
+        ("recipes --jsn", "--json"),
+        ("fetch mnist --to place --tracebak", "--traceback"),
+        ("info --jsno", "--json"),
+    ],
+)
+def test_an_unknown_option_suggests_the_nearest_that_the_command_has(
+    words: str, meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words.split()) == 2
+    said = capsys.readouterr().err
+    assert said.endswith(f"Did you mean {meant}? See trgl {words.split()[0]} --help.\n")
+
+
 def test_an_unforeseen_failure_is_one_paragraph_too(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

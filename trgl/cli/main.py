@@ -46,21 +46,21 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong and where help is, and leave with the code of wrong input."""
-        complain(f"{self.prog}: {message}.{self._nearest(message)} See {self.prog} --help.")
+        end = "" if message.endswith("?") else "."
+        complain(f"{self.prog}: {message}{end} See {self.prog} --help.")
         self.exit(WRONG_INPUT)
 
-    def _nearest(self, message: str) -> str:
-        """For options that no command has: those that were perhaps meant."""
-        kind, _, words = message.partition("unrecognized arguments: ")
-        if kind or not words:
-            return ""
-        known = set(self._option_string_actions)
+    def unknown(self, words: Sequence[str], command: str) -> NoReturn:
+        """Say which arguments a command does not have, and which of its options are nearest."""
+        parser: argparse.ArgumentParser = self
         for action in self._actions:
             if isinstance(action, argparse._SubParsersAction):
-                known.update(*(parser._option_string_actions for parser in action.choices.values()))
-        wrong = [word.partition("=")[0] for word in words.split() if word.startswith("--")]
+                parser = action.choices[command]
+        known = [*parser._option_string_actions, *self._option_string_actions]
+        wrong = [word.partition("=")[0] for word in words if word.startswith("--")]
         near = [match for word in wrong for match in difflib.get_close_matches(word, known, n=1)]
-        return f" Did you mean {', '.join(near)}?" if near else ""
+        meant = f". Did you mean {', '.join(near)}?" if near else ""
+        parser.error(f"unrecognized arguments: {' '.join(words)}{meant}")
 
 
 def complain(message: str) -> None:
@@ -131,7 +131,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wants_traceback = "--traceback" in given
     try:
         with _sigterm_raises():
-            options = build_parser(given).parse_args(given)
+            parser = build_parser(given)
+            options, unknown = parser.parse_known_args(given)
+            if unknown:
+                parser.unknown(unknown, options.command)
             code: int = options.run(options)
             sys.stdout.flush()
             return code
