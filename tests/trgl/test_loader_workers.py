@@ -87,7 +87,9 @@ def test_a_worker_that_dies_is_told_and_the_training_can_go_on(
 ) -> None:
     folder = tmp_path / "checkpoints"
     deadly = Drawn(tmp_path / "mark", 5)
-    with pytest.raises(RuntimeError, match=r"DataLoader worker .* killed by signal: Killed"):
+    # which of torch's two messages comes depends on whether the signal or the queue is seen first
+    told = r"DataLoader worker .* (killed by signal: Killed|exited unexpectedly)"
+    with pytest.raises(RuntimeError, match=told):
         trainer().fit(loader(deadly), checkpoints=Checkpoints(folder, every="1"))
     assert Checkpoints(folder).paths()[0].name >= "step-0000000003.pt"
     parts = trainer()
