@@ -98,7 +98,7 @@ class Fitting:
             try:
                 if self.checkpoints is not None:
                     plain(trainer.state_dict())  # what cannot be saved is told before the training
-                    self.checkpoints.begin(cursor.step)
+                    self.checkpoints.start(cursor.step)
                 self._halt_if_asked()
                 for phase in trainer.phases[cursor.epoch :]:
                     self._epoch(phase)

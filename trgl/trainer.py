@@ -209,7 +209,8 @@ class Trainer:
             ValueError: an empty set, images or labels that do not fit the network, an encoder that
                 is frozen before it was calibrated, a transport cost without any energy, a cache
                 that cannot be: nothing is frozen, the images change, or there is no room; a state
-                that does not fit, or that a checkpoint cannot hold.
+                that does not fit, or that a checkpoint cannot hold; a folder with checkpoints of a
+                later step than the training begins from.
             Stopped: `stop` was called.
             DivergenceError: a loss or a gradient became infinite or NaN. On the CPU the module was
                 not updated by it.

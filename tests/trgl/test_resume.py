@@ -216,6 +216,18 @@ def check(path: Path, options: dict[str, Any], loader: Callable[[], Loader]) -> 
         assert same(mine[key], theirs[key]), key
 
 
+def test_a_new_training_leaves_the_checkpoints_of_another_alone(tmp_path: Path) -> None:
+    folder, train = tmp_path / "checkpoints", batches(BATCHES)
+    trainer().fit(train, checkpoints=trgl.Checkpoints(folder))
+    there = [path.name for path in trgl.Checkpoints(folder).paths()]
+    with pytest.raises(ValueError, match=r"step 0 and .*step-0000000006\.pt is of a later step"):
+        trainer(epochs=1).fit(train, checkpoints=trgl.Checkpoints(folder))
+    assert [path.name for path in trgl.Checkpoints(folder).paths()] == there
+    longer = trainer(epochs=3)
+    longer.fit(train, checkpoints=trgl.Checkpoints(folder), resume=folder)
+    assert trgl.Checkpoints(folder).paths()[0].name == "step-0000000009.pt"
+
+
 def same(a: Any, b: Any) -> bool:
     if isinstance(a, Tensor):
         return torch.equal(a, b)

@@ -110,6 +110,25 @@ class Checkpoints:
         self.error: OSError | None = None
         self.begin(0)
 
+    def start(self, step: int) -> None:
+        """A training begins here, or goes on.
+
+        Args:
+            step: batches that the run has done.
+
+        Raises:
+            ValueError: the folder has a checkpoint of a later step, which would be taken for the
+                newest one of this training.
+        """
+        last = next(iter(self.paths()), None)
+        if last is not None and int(last.stem.removeprefix("step-")) > step:
+            raise ValueError(
+                f"A folder holds the checkpoints of one training, but this one is at step {step} "
+                f"and {last} is of a later step. Go on from there by resume={str(self.folder)!r}, "
+                f"or give a new training another folder."
+            )
+        self.begin(step)
+
     def begin(self, step: int) -> None:
         """Counts steps and time until the next one from here.
 
