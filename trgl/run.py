@@ -35,7 +35,7 @@ def perform(
     """Train, and leave configuration, metrics, checkpoints and summary in the run directory.
 
     The first SIGINT or SIGTERM lets the step finish and the state be saved, and then does what it
-    does outside.
+    does outside, also where that step was the last one.
 
     Args:
         prepared: what to do; it can be performed once.
@@ -139,7 +139,7 @@ def perform(
             directory.write_json(
                 rundir.SUMMARY, facts | {"seconds": earlier + time.monotonic() - clock}
             )
-        if isinstance(error, Stopped):
+        if isinstance(error, Exception):
             interrupts.deliver()
         raise
     facts |= {"state": "done"} | results(history, whole=task.method == "end-to-end")
@@ -149,6 +149,7 @@ def perform(
     facts["epochs"] = len(history.records)
     facts["gpu_peak_bytes"] = torch.cuda.max_memory_allocated(task.device) if on_gpu else None
     directory.write_json(rundir.SUMMARY, facts)
+    interrupts.deliver()
     return facts
 
 
