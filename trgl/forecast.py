@@ -53,7 +53,7 @@ def predict_steps(
 ) -> list[Peak]:
     """Predicts the peak of every module's step on one batch, by running the trainer's own steps.
 
-    Nothing is computed, and nothing is allocated: the batch may be of any size. Scratch that a
+    It is that of any batch but the first, in which optimizers have no state yet. Nothing is computed, and nothing is allocated: the batch may be of any size. Scratch that a
     library allocates within an operator, such as a convolution's workspace, is not in it.
 
     Args:
@@ -77,16 +77,17 @@ def predict_steps(
             step.boundary.find = "never"  # nothing here has memory to be freed
             step.watch.off = True  # or values to be looked at
         labels = fakes.labels(batch, copied)
-        weights = [*copied.parameters(), *copied.buffers()]
+        _step_once(steps)
+        present = [*copied.parameters(), *copied.buffers(), *states_of(steps)]
         sums = [step.meter.sums for step in steps]
         marks: list[int] = []
-        with gradients_of(steps) as gradients, LiveBytes([*weights, *sums, images, labels]) as live:
+        with gradients_of(steps) as gradients, LiveBytes([*present, *sums, images, labels]) as live:
             x = entered if entered is images else entered.clone()
             for step in steps:
                 marks.append(len(live.events))
                 x = step(x, labels, images)
         marks.append(len(live.events))
-        own = [*weights, *sums, *gradients, *states_of(steps)]
+        own = [*present, *sums, *gradients, *states_of(steps)]
     return [
         Peak(step.number, live.peak(own, a, b), live.peak((), a, b))
         for step, a, b in zip(steps, marks, marks[1:], strict=False)
@@ -131,6 +132,16 @@ def steps_of(
         step.module.train()
         step.begin()
     return steps
+
+
+def _step_once(steps: Sequence[LocalStep]) -> None:
+    """Gives the optimizers the state that they keep from their first step on."""
+    for optimizer in {id(o): o for step in steps for o in step.optimizers}.values():
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
 
 
 @contextmanager

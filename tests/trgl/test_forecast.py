@@ -71,6 +71,24 @@ def test_predicts_what_is_measured(name) -> None:
         assert other.activations <= other.allocated
 
 
+@pytest.mark.parametrize("regime", ["parallel", "end-to-end"])
+def test_states_of_optimizers_are_there_while_a_module_trains(regime) -> None:
+    greedy = resnet110("none")
+    weights = [p for _, module in greedy.trained for p in module.parameters()]
+    if regime == "end-to-end":
+        weights = list(greedy.whole().parameters())
+    size = sum(p.numel() * p.element_size() for p in weights)
+
+    def totals(momentum: float) -> list[int]:
+        def optimizer(parameters):
+            return torch.optim.SGD(parameters, lr=0.1, momentum=momentum)
+
+        return [one.total for one in predict_steps(greedy, 32, regime=regime, optimizer=optimizer)]
+
+    for plain, with_state in zip(totals(0), totals(0.9), strict=True):
+        assert with_state - plain == size
+
+
 def test_predicts_checkpointed_training() -> None:
     chosen = subject("resnet18", (3, 64, 64), 10)
     model = chosen.build()

@@ -23,8 +23,8 @@ from trgl.cli.options import (
 from trgl.cli.progress import Display
 from trgl.cli.resume import add_checkpoint_options, saving, take_up
 from trgl.cli.train import open_directory
-from trgl.forecast import predict_steps
-from trgl.prepare import Prepared, Task, make_transport, prepare
+from trgl.prepare import Task, prepare
+from trgl.recipe_memory import bytes_by_method
 from trgl.recipes import FIGURES, METHODS, Recipe
 from trgl.recipes.published import row_of
 from trgl.report import Comparison, draw, to_csv, to_dict, to_markdown
@@ -43,7 +43,6 @@ from trgl.report.words import TRANSPORT_OF, describe
 from trgl.restore import is_done
 from trgl.run import environment
 from trgl.rundir import PICTURE, RUNS, SUMMARY, TABLES, RunDirectory
-from trgl.transport import Multipliers, Transport
 from trgl.workers import Job, Summary, cores, run_all, threads_per_run
 
 _MOST_SEEDS = 10_000
@@ -159,7 +158,8 @@ def run(options: argparse.Namespace) -> int:
     # a wrong option is found before anything is written; nothing comes of this encoder's training
     brief = recipe.override({"pretrain_epochs": 1, "taus": ()})
     first = dataclasses.replace(tasks[0], recipe=brief)
-    memory = predicted(prepare(first, images, trained=config is not None))
+    prepared = prepare(first, images, trained=config is not None)
+    memory = bytes_by_method(recipe, prepared.network) if row_of(recipe.as_dict()) else {}
     started = time.monotonic()
     display = Display(count, options.quiet)
     finished: dict[str, Summary] = {}
@@ -275,27 +275,6 @@ def chosen_variants(options: argparse.Namespace, recipe: Recipe) -> dict[str, tu
             one = recipe.override({"tau": tau, "taus": ()}, "the sweep")
             found[f"{TRANSPORT_OF}{tau:g}"] = (method, one)
     return found
-
-
-def predicted(prepared: Prepared) -> dict[str, int]:
-    """The bytes that a step needs at most, by method; nothing where nothing stands beside ours."""
-    recipe = prepared.task.recipe
-    if row_of(recipe.as_dict()) is None:
-        return {}
-    kinds: dict[str, tuple[str, Transport | Multipliers | None]] = {
-        "end-to-end": ("end-to-end", None),
-        "vanilla": ("parallel", None),
-        "transport": ("parallel", make_transport(recipe)),
-    }
-    return {
-        method: max(
-            peak.total
-            for peak in predict_steps(
-                prepared.network, recipe.batch_size, regime=regime, transport=transport
-            )
-        )
-        for method, (regime, transport) in kinds.items()
-    }
 
 
 def _write(directory: RunDirectory, result: Comparison) -> None:
