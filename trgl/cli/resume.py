@@ -82,15 +82,14 @@ def take_up(options: argparse.Namespace, comparison: bool) -> dict[str, Any]:
     if (rundir.RUNS in config) != comparison:
         kind, other = ("a comparison", "compare") if rundir.RUNS in config else ("a run", "train")
         raise ValueError(f"{path} holds {kind}; let it go on by trgl {other} --resume {path}.")
-    began: dict[str, Any] = {"method": "transport", "seed": 0, "seeds": None, "methods": None}
-    given = [key for key in began if getattr(options, key, began[key]) not in (None, began[key])]
-    given += [key[6:] for key, value in vars(options).items() if key[:6] == "field_" and value]
-    given += [key for key in ("recipe", "out", "overwrite") if getattr(options, key)]
+    words = {key: value for key, value in vars(options).items() if value is not None}
+    given = [key for key in ("method", "seed", "seeds", "methods", "recipe", "out") if key in words]
+    given += [key.removeprefix("field_") for key in words if key.startswith("field_")]
+    given += ["overwrite"] * options.overwrite
     if given:
-        words = ", ".join(_word(key) for key in given)
         raise ValueError(
-            f"--resume goes on with {path} as it began, but received also {words}; leave that "
-            f"out, or start anew without --resume."
+            f"--resume goes on with {path} as it began, but received also "
+            f"{', '.join(map(_word, given))}; leave that out, or start anew without --resume."
         )
     options.restored = recipe_of(config)
     chosen = config.get("chosen", {})  # of a comparison, which may be that of a figure
@@ -100,7 +99,7 @@ def take_up(options: argparse.Namespace, comparison: bool) -> dict[str, Any]:
         if key in config:
             setattr(options, key, config[key])
     data = config["data"]
-    began = {
+    began: dict[str, Any] = {
         "data": data if comparison else data["read_from"],
         "device": config["device"],
         "cache": config.get("cache"),

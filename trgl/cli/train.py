@@ -42,7 +42,6 @@ def add(commands: Any, arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--method",
         choices=list(METHODS),
-        default="transport",
         metavar="|".join(METHODS),
         help="; ".join(f"{name}: {text}" for name, text in METHODS.items())
         + " (default: transport)",
@@ -50,7 +49,6 @@ def add(commands: Any, arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--seed",
         type=seed_number,
-        default=0,
         metavar="N",
         help="of training images, initial weights, order and crops (default: 0)",
     )
@@ -68,7 +66,8 @@ def run(options: argparse.Namespace) -> int:
     images = chosen_images(options, recipe)
     threads = config["threads"] if config else threads_per_run(recipe.threads, 1)
     places = (options.data, options.cache, options.offload)
-    task = Task(recipe, options.method, options.seed, device, threads, *places, *saving(options))
+    method, seed = options.method or "transport", options.seed or 0
+    task = Task(recipe, method, seed, device, threads, *places, *saving(options))
     display = Display(1, options.quiet)
     if config and is_done(options.resume):
         path, summary = options.resume, json.loads((options.resume / SUMMARY).read_text())
