@@ -86,6 +86,18 @@ def test_what_cannot_be_exported(
     assert chosen_depth("last", tmp_path, 3) == 3
 
 
+def test_classifiers_that_never_trained_are_not_exported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, out = tmp_path / "run", tmp_path / "model.pt"
+    whole = [*TINY, "--method", "end-to-end", "--epochs", "1"]
+    assert trgl("train", "digits-20x1", *whole, "--no-shared-head", "--out", run) == 0
+    assert trgl("export", run, "--depth", "2", "--out", out) == 2
+    assert "trains the last classifier alone, so that depth 2 of" in capsys.readouterr().err
+    assert not out.exists()
+    assert trgl("export", run, "--out", out) == 0
+
+
 def test_a_run_is_diagnosed_and_the_report_shows_it(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

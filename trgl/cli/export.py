@@ -10,7 +10,7 @@ from typing import Any
 
 from trgl import rundir
 from trgl.export import FORMATS, export
-from trgl.restore import load_network
+from trgl.restore import load_network, read_config
 
 _LOADING = {
     "state-dict": "model.load_state_dict(torch.load({file!r}, weights_only=True))  # model = "
@@ -65,6 +65,12 @@ def run(options: argparse.Namespace) -> int:
         )
     network, recipe = load_network(options.run_directory)
     depth = chosen_depth(options.depth, options.run_directory, len(network))
+    if depth < len(network) and read_config(options.run_directory)["method"] == "end-to-end":
+        raise ValueError(
+            f"end-to-end training trains the last classifier alone, so that depth {depth} of "
+            f"{options.run_directory} has none; leave --depth out, or export a run that was "
+            f"trained module by module."
+        )
     made = export(network, out, depth=depth, format=options.format)
     print(
         f"{recipe.name}, {made.depth} of {len(network)} modules, {made.parameters:,} parameters, "
