@@ -23,12 +23,13 @@ METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
 CHECKPOINTS = "checkpoints"
 PICTURE = "accuracy_by_depth.png"
+SWEEP_PICTURE = "accuracy_by_tau.png"
 TABLES = ("table.md", "table.csv", "table.json")
 REPORT = "report.html"
 DIAGNOSIS = "diagnostics.json"
 RUNS = "runs"  # key of a comparison's configuration: names of its runs' directories
 _MARK = "trgl run directory"
-_OURS = (METRICS, SUMMARY, PICTURE, REPORT, DIAGNOSIS, *TABLES)
+_OURS = (METRICS, SUMMARY, PICTURE, SWEEP_PICTURE, REPORT, DIAGNOSIS, *TABLES)
 
 
 @contextlib.contextmanager

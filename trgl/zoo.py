@@ -127,10 +127,15 @@ def subject(
 def _of_recipe(
     recipe: Recipe, shape: tuple[int, ...] | None, classes: int | None, head: str | None
 ) -> Subject:
-    size, number = SIZES[recipe.dataset]
+    size, number = SIZES.get(recipe.dataset, (None, None))
     if recipe.image_size:
-        size = (size[0], recipe.image_size, recipe.image_size)
+        size = (3 if size is None else size[0], recipe.image_size, recipe.image_size)
     image, count = shape or size, classes or number
+    if image is None or count is None:
+        raise ValueError(
+            f"the images and classes of the data set {recipe.dataset} are those of its folders; "
+            f"give --input-shape, such as 3x64x64, and --classes."
+        )
     options: dict[str, Any] = {
         "head": head or heads_of(recipe),
         "encoder": None if recipe.encoder == "stem" else "stem",

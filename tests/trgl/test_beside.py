@@ -157,6 +157,14 @@ def test_a_sweep_sets_the_published_figure_beside_its_own_tau() -> None:
     assert "tau = 0.5, doubled in the second half" in list(published)[1]
 
 
+def test_runs_of_an_earlier_version_have_fewer_fields() -> None:
+    recipe = recipes.find("t13-resnet20x1-32-mnist-150-parallel-k20").override({"tau": 0.7})
+    runs = [summary("vanilla"), summary("transport")]
+    old = {key: value for key, value in recipe.as_dict().items() if key != "recompute_heads"}
+    text = to_markdown(compare(old, runs, dataset="mnist"))
+    assert "Changed from the recipe: tau 0.7." in text
+
+
 def test_a_sweep_is_drawn_against_tau(monkeypatch: pytest.MonkeyPatch) -> None:
     from matplotlib.figure import Figure
 

@@ -101,3 +101,17 @@ def test_a_recipe_brings_its_images_classes_and_batch() -> None:
     assert (chosen.shape, chosen.classes, chosen.batch) == ((1, 8, 8), 10, 128)
     assert subject("digits-20x1", (1, 16, 16), 7).shape == (1, 16, 16)
     assert subject("resnet18").shape == (3, 32, 32)
+
+
+def test_images_of_folders_need_a_shape_and_a_number_of_classes(tmp_path, capsys) -> None:
+    own = tmp_path / "own.py"
+    own.write_text(
+        "from trgl import recipes\n"
+        "folders = recipes.find('cifar10-resnet18-k4').override({'dataset': 'image-folder'})\n"
+    )
+    words = ["memory", f"{own}:folders", "--methods", "vanilla", "--batch", "2"]
+    for given in ([], ["--classes", "5"], ["--input-shape", "3x32x32"]):
+        assert main([*words, *given]) == 2
+        assert "give --input-shape, such as 3x64x64, and --classes" in capsys.readouterr().err
+    assert main([*words, "--input-shape", "3x32x32", "--classes", "5"]) == 0
+    assert "  4  vanilla" in capsys.readouterr().out

@@ -42,6 +42,7 @@ def test_overwriting_removes_a_runs_files_and_nothing_else(tmp_path: Path) -> No
         run.append_metrics([{"epoch": 1}])
     with RunDirectory.create(out / "independent") as run:
         run.write_config({"seed": 3})
+    (out / rundir.SWEEP_PICTURE).write_text("of a sweep that is gone")
     (out / "notes.txt").write_text("mine")
     (out / "figures").mkdir()
     (out / "figures" / rundir.SUMMARY).write_text("mine too")

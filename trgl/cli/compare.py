@@ -31,7 +31,7 @@ from trgl.report import Comparison, draw, to_csv, to_dict, to_markdown
 from trgl.report import compare as make_comparison
 from trgl.report.beside import beside
 from trgl.report.cells import percent
-from trgl.report.sweep import SWEEP_PICTURE, draw_sweep, swept
+from trgl.report.sweep import draw_sweep, swept
 from trgl.report.tables import (
     depth_table,
     difference_table,
@@ -42,7 +42,7 @@ from trgl.report.tables import (
 from trgl.report.words import TRANSPORT_OF, describe
 from trgl.restore import is_done
 from trgl.run import environment
-from trgl.rundir import PICTURE, RUNS, SUMMARY, TABLES, RunDirectory
+from trgl.rundir import PICTURE, RUNS, SUMMARY, SWEEP_PICTURE, TABLES, RunDirectory
 from trgl.workers import Job, Summary, cores, run_all, threads_per_run
 
 _MOST_SEEDS = 10_000

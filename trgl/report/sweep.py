@@ -10,7 +10,6 @@ from trgl.metrics import Interval
 from trgl.report.comparison import Comparison
 from trgl.report.words import TRANSPORT_OF, method_name, network_text, seeds_text
 
-SWEEP_PICTURE = "accuracy_by_tau.png"
 _COLOUR, _BASELINES = "#0072B2", {"vanilla": "#D55E00", "end-to-end": "#555555"}
 
 

@@ -114,7 +114,8 @@ def changed(recipe: Mapping[str, Any]) -> str:
         return ""
     original = recipes.find(recipe["name"]).as_dict()
     fields = [key for key in original if key not in ("name", "title", "published")]
-    different = [key for key in fields if recipe[key] != original[key]]
+    # an earlier version wrote fewer fields
+    different = [key for key in fields if recipe.get(key, original[key]) != original[key]]
     return ", ".join(f"{key.replace('_', '-')} {shown(recipe[key])}" for key in different)
 
 
