@@ -53,8 +53,9 @@ def predict_steps(
 ) -> list[Peak]:
     """Predicts the peak of every module's step on one batch, by running the trainer's own steps.
 
-    It is that of any batch but the first, in which optimizers have no state yet. Nothing is computed, and nothing is allocated: the batch may be of any size. Scratch that a
-    library allocates within an operator, such as a convolution's workspace, is not in it.
+    It is that of any batch but the first, in which optimizers have no state yet. Nothing is
+    computed, and nothing is allocated: the batch may be of any size. Scratch that a library
+    allocates within an operator, such as a convolution's workspace, is not in it.
 
     Args:
         network: in training mode or not; it is left as it is.
