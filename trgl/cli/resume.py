@@ -82,8 +82,9 @@ def take_up(options: argparse.Namespace, comparison: bool) -> dict[str, Any]:
     if (rundir.RUNS in config) != comparison:
         kind, other = ("a comparison", "compare") if rundir.RUNS in config else ("a run", "train")
         raise ValueError(f"{path} holds {kind}; let it go on by trgl {other} --resume {path}.")
-    words = {key: value for key, value in vars(options).items() if value is not None}
-    given = [key for key in ("method", "seed", "seeds", "methods", "recipe", "out") if key in words]
+    words = [key for key, value in vars(options).items() if value is not None]
+    settled = ("method", "seed", "seeds", "methods", "recipe", "out")
+    given = [key for key in words if key in settled]
     given += [key.removeprefix("field_") for key in words if key.startswith("field_")]
     given += ["overwrite"] * options.overwrite
     if given:
