@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,11 +17,9 @@ from .feed import Feed
 from .meter import DivergenceError, measured
 from .metrics import EpochRecord, Evaluation
 from .regimes import Phase, train_epoch
+from .resumable import Resumable
 from .state import load_step, state_of, step_state
 from .step import LocalStep
-
-if TYPE_CHECKING:
-    from .trainer import Trainer
 
 
 class Stopped(Exception):
@@ -57,7 +54,7 @@ class Fitting:
 
     def __init__(
         self,
-        trainer: "Trainer",
+        trainer: Resumable,
         train: Feed,
         test: Feed | None,
         validation: Feed | None,
@@ -271,7 +268,7 @@ class Fitting:
             yield batch
 
 
-def evaluated(trainer: "Trainer", batches: Iterator[tuple[Tensor, Tensor]]) -> Evaluation:
+def evaluated(trainer: Resumable, batches: Iterator[tuple[Tensor, Tensor]]) -> Evaluation:
     """Evaluates all modules of a trainer's network; changes nothing of what training draws."""
     trainer.residency.bring([trainer.network])
     with generators.spared(trainer.device):

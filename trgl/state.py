@@ -1,20 +1,23 @@
-"""All that decides how a training goes on: taken from a trainer, and put into one."""
+"""All that decides how a training goes on: taken from its parts, and put into them."""
 
 import copy
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from .frozen import FrozenFront
 from .metrics import EpochRecord
+from .network import GreedyNetwork
+from .regimes import Phase
+from .residency import Residency
+from .schedulers import Schedulers
 from .step import LocalStep
-
-if TYPE_CHECKING:
-    from .trainer import Trainer
+from .transport import Multipliers, Transport, Weights
 
 State = dict[str, Any]
 _FORMAT = 1
@@ -49,30 +52,63 @@ class Cursor:
     front: int | None = None
 
 
-def state_of(trainer: "Trainer") -> State:
-    """The state of a trainer that stands between two batches; its tensors are the trainer's own."""
+class Training:
+    """The parts of a training, which a trainer builds.
+
+    Attributes:
+        network: what is trained.
+        regime: a name in `trgl.regimes.REGIMES`.
+        phases: its epochs.
+        steps: of the modules, front to back.
+        transport: how the transport cost is weighed, and `weights`, what weighs it; both None
+            without a penalty.
+        schedulers: of the learning rates.
+        front: what is frozen in front of the modules that train.
+        residency: what is on the device.
+        device, autocast, evaluate_every, seed: as `trgl.Trainer` was given them.
+        cursor: where the training is.
+    """
+
+    network: GreedyNetwork
+    regime: str
+    phases: list[Phase]
+    steps: list[LocalStep]
+    transport: Transport | Multipliers | None
+    weights: Weights | None
+    schedulers: Schedulers
+    front: FrozenFront
+    residency: Residency
+    device: torch.device
+    autocast: torch.dtype | None
+    evaluate_every: int
+    seed: int
+    cursor: Cursor
+
+
+def state_of(training: Training) -> State:
+    """The state of a training that stands between two batches; its tensors are the training's."""
     return {
         "format": _FORMAT,
-        "signature": _signature(trainer),
+        "signature": _signature(training),
         "cursor": {
-            **vars(trainer.cursor),
-            "records": [record.as_dict() for record in trainer.cursor.records],
+            **vars(training.cursor),
+            "records": [record.as_dict() for record in training.cursor.records],
         },
-        "network": dict(trainer.network.state_dict()),
-        "buffers": _unsaved_buffers(trainer.network),
+        "network": dict(training.network.state_dict()),
+        "buffers": _unsaved_buffers(training.network),
         "criteria": [
             dict(s.criterion.state_dict()) if isinstance(s.criterion, nn.Module) else {}
-            for s in trainer.steps
+            for s in training.steps
         ],
-        "scalers": [None if s.scaler is None else s.scaler.state_dict() for s in trainer.steps],
-        "optimizers": [optimizer.state_dict() for optimizer in _optimizers(trainer)],
-        "schedulers": [scheduler.state_dict() for scheduler in _schedulers(trainer)],
-        "weights": None if trainer.weights is None else trainer.weights.state_dict(),
+        "scalers": [None if s.scaler is None else s.scaler.state_dict() for s in training.steps],
+        "optimizers": [optimizer.state_dict() for optimizer in _optimizers(training)],
+        "schedulers": [scheduler.state_dict() for scheduler in _schedulers(training)],
+        "weights": None if training.weights is None else training.weights.state_dict(),
     }
 
 
-def check_state(trainer: "Trainer", state: State) -> None:
-    """Holds that a state fits a trainer, before anything is changed.
+def check_state(training: Training, state: State) -> None:
+    """Holds that a state fits a training, before anything is changed.
 
     Raises:
         ValueError: it is something else than a state, or of another network or training.
@@ -83,7 +119,7 @@ def check_state(trainer: "Trainer", state: State) -> None:
             f"{type(state).__name__}{'' if isinstance(state, Mapping) else f' {state!r}'} without "
             f"format {_FORMAT}. Give the state or the file of a Trainer."
         )
-    ours, theirs = _signature(trainer), dict(state["signature"])
+    ours, theirs = _signature(training), dict(state["signature"])
     done = state["cursor"]["epoch"] + (state["cursor"]["batch"] > 0)
     for signature in (ours, theirs):  # more epochs may follow now than were planned then
         signature["epochs"] = _first(signature["epochs"], done)
@@ -94,7 +130,7 @@ def check_state(trainer: "Trainer", state: State) -> None:
                 f"{key} {theirs.get(key)!r} where this trainer has {value!r}. Build the trainer "
                 f"as it was when the state was saved."
             )
-    mine = trainer.network.state_dict()
+    mine = training.network.state_dict()
     for name in sorted(mine.keys() ^ state["network"].keys()):
         where = "the state" if name in mine else "this network"
         raise ValueError(
@@ -111,10 +147,10 @@ def check_state(trainer: "Trainer", state: State) -> None:
             )
 
 
-def load_state(trainer: "Trainer", state: State) -> None:
-    """Puts a state that was checked into a trainer."""
-    network = trainer.network
-    trainer.residency.forget()
+def load_state(training: Training, state: State) -> None:
+    """Puts a state that was checked into a training."""
+    network = training.network
+    training.residency.forget()
     network.load_state_dict(state["network"])
     buffers = dict(network.named_buffers())
     for name, value in state["buffers"].items():
@@ -122,20 +158,20 @@ def load_state(trainer: "Trainer", state: State) -> None:
             with torch.no_grad():
                 buffers[name].copy_(value)
     for step, criterion, scaler in zip(
-        trainer.steps, state["criteria"], state["scalers"], strict=True
+        training.steps, state["criteria"], state["scalers"], strict=True
     ):
         if isinstance(step.criterion, nn.Module):
             step.criterion.load_state_dict(criterion)
         if step.scaler is not None and scaler is not None:
             step.scaler.load_state_dict(scaler)
-    for optimizer, saved in zip(_optimizers(trainer), state["optimizers"], strict=True):
+    for optimizer, saved in zip(_optimizers(training), state["optimizers"], strict=True):
         _load_optimizer(optimizer, copy.deepcopy(saved))
-    for scheduler, saved in zip(_schedulers(trainer), state["schedulers"], strict=True):
+    for scheduler, saved in zip(_schedulers(training), state["schedulers"], strict=True):
         scheduler.load_state_dict(copy.deepcopy(saved))
-    if trainer.weights is not None:
-        trainer.weights.load_state_dict(state["weights"])
+    if training.weights is not None:
+        training.weights.load_state_dict(state["weights"])
     records = [EpochRecord.from_dict(record) for record in state["cursor"]["records"]]
-    trainer.cursor = Cursor(**{**state["cursor"], "records": records})
+    training.cursor = Cursor(**{**state["cursor"], "records": records})
 
 
 def step_state(step: LocalStep) -> State:
@@ -163,24 +199,24 @@ def load_step(step: LocalStep, state: State) -> None:
     step.held = [None if held is None else held.to(device, copy=True) for held in state["held"]]
 
 
-def _signature(trainer: "Trainer") -> State:
-    steps = trainer.steps
-    optimizers, schedulers = _optimizers(trainer), _schedulers(trainer)
+def _signature(training: Training) -> State:
+    steps = training.steps
+    optimizers, schedulers = _optimizers(training), _schedulers(training)
     return {
-        "regime": trainer.regime,
+        "regime": training.regime,
         "modules": [step.number for step in steps],
         "optimizers": [type(optimizer).__name__ for optimizer in optimizers],
         "parameters": [[len(g["params"]) for g in o.param_groups] for o in optimizers],
         "schedulers": [type(scheduler).__name__ for scheduler in schedulers],
-        "transport": None if trainer.transport is None else repr(trainer.transport),
+        "transport": None if training.transport is None else repr(training.transport),
         "accumulate": [step.accumulate for step in steps],
         "clip_norm": [step.clip_norm for step in steps],
-        "autocast": str(trainer.autocast),
-        "chunk": trainer.front.chunk,
-        "seed": trainer.seed,
+        "autocast": str(training.autocast),
+        "chunk": training.front.chunk,
+        "seed": training.seed,
         "epochs": [
             [list(phase.active), phase.lap, len(list(same))]
-            for phase, same in itertools.groupby(trainer.phases)
+            for phase, same in itertools.groupby(training.phases)
         ],
     }
 
@@ -195,15 +231,15 @@ def _first(groups: list[list[Any]], count: int) -> list[list[Any]]:
     return found
 
 
-def _optimizers(trainer: "Trainer") -> list[Optimizer]:
+def _optimizers(training: Training) -> list[Optimizer]:
     """Each once, in an order that does not change."""
-    found = {id(o): o for step in trainer.steps for o in step.optimizers}
+    found = {id(o): o for step in training.steps for o in step.optimizers}
     return list(found.values())
 
 
-def _schedulers(trainer: "Trainer") -> list[Any]:
-    own = trainer.schedulers.own
-    return [s for number in own for s in own[number]] + list(trainer.schedulers.shared)
+def _schedulers(training: Training) -> list[Any]:
+    own = training.schedulers.own
+    return [s for number in own for s in own[number]] + list(training.schedulers.shared)
 
 
 def _unsaved_buffers(network: nn.Module) -> dict[str, Tensor]:
