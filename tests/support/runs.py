@@ -3,8 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+from trgl import recipes
 from trgl.data import ImageData, load
-from trgl.rundir import read_metrics
+from trgl.prepare import Task, prepare
+from trgl.recipes import Recipe
+from trgl.run import perform
+from trgl.rundir import RunDirectory, read_metrics
 
 
 def few_digits(tests: int) -> ImageData:
@@ -18,3 +22,17 @@ def few_digits(tests: int) -> ImageData:
 def without_times(path: Path) -> list[dict[str, Any]]:
     """The metrics of a run, which repeat to the last bit, without its times, which do not."""
     return [{k: v for k, v in row.items() if k != "seconds"} for row in read_metrics(path)]
+
+
+def small(**changes: Any) -> Recipe:
+    """The demonstration with three tiny modules and some epochs, and what a test changes."""
+    tiny = {"modules": 3, "filters": 4, "epochs": 4, "evaluate_every": 2, "train_size": 30}
+    return recipes.find("digits-20x1").override({**tiny, **changes})
+
+
+def run_once(
+    path: Path, images: ImageData, recipe: Recipe, method: str = "transport", seed: int = 0
+) -> dict[str, Any]:
+    """Makes a run of its own directory, and returns its summary."""
+    with RunDirectory.create(path) as directory:
+        return perform(prepare(Task(recipe, method, seed), images), directory)

@@ -8,17 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import trgl
 
-from trgl.cli import main
 from trgl.cli.export import chosen_depth
 from trgl.restore import load_network
 
 TINY = ["--modules", "3", "--filters", "4", "--train-size", "40", "--validation-size", "10"]
 TINY += ["--epochs", "2", "--quiet"]
-
-
-def trgl(*words: object) -> int:
-    return main([str(word) for word in words])
 
 
 @pytest.fixture(scope="module")

@@ -1,68 +1,19 @@
 """Frozen modules in small passes or remembered: the training is the same."""
 
-import os
-import warnings
-
 import pytest
 import torch
-from small import CLASSES, SHAPE, Once, batches, differing, network, sgd, state
+from frozen import FLOATS, LOADERS, run, same, shuffled
+from small import CLASSES, SHAPE, Once, batches, network, sgd, state
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
 
 import trgl
-from trgl import Trainer, Transport, store
-from trgl.data import Batches
+from trgl import Trainer
 
-PIXELS = torch.randint(0, 256, (21, *SHAPE), dtype=torch.uint8)
-LABELS = torch.arange(21) % CLASSES
-FLOATS = torch.randn(21, *SHAPE)
-
-
-def shuffled(**options):
-    return Batches(PIXELS, LABELS, 5, shuffle=True, **{"seed": 3, **options})  # 5 5 5 6
-
-
-LOADERS = {
-    "list": lambda: batches(3, 4),
-    "uneven list": lambda: list(zip(FLOATS.split(8), LABELS.split(8), strict=True)),
-    "batches": shuffled,
-    "uneven": lambda: Batches(PIXELS, LABELS, 8, shuffle=True, seed=1),  # 8 8 5
-    "dropping": lambda: Batches(PIXELS, LABELS, 8, shuffle=True, drop_last=True),
-    "DataLoader": lambda: DataLoader(TensorDataset(FLOATS, LABELS), 8, shuffle=True),
-    "twins": lambda: DataLoader(TensorDataset(FLOATS[LABELS], LABELS), 8, shuffle=True),
-}
 RUNS = {
     "sequential": {"regime": "sequential", "epochs": 3},
     "laps": {"regime": "multi-lap", "laps": 2, "epochs": 4},
     "parallel": {"epochs": [1, 4, 3]},
 }
-
-
-def run(cache, data, net_options=None, chunk=None, **options):
-    torch.manual_seed(5)
-    net = network(modules=3, **{"head": "conv", **(net_options or {})})
-    calls = []
-    fronts = [net.encoder] if isinstance(net.encoder, trgl.FrozenEncoder) else []
-    for body in [*fronts, *(module.body for module in net)]:
-        body.register_forward_hook(
-            lambda m, i, o: calls.append(len(o)) if not torch.is_grad_enabled() else None
-        )
-    trainer = Trainer(
-        net,
-        optimizer=sgd,
-        transport=Transport(0.1),
-        cache=cache,
-        chunk=chunk,
-        **{"regime": "sequential", "epochs": 3, **options},
-    )
-    history = trainer.fit(data)
-    records = [(r.train_loss, r.train_accuracy, r.cost) for r in history.records]
-    return state(net), records, calls
-
-
-def same(one, two):
-    assert not differing(one[0], two[0])
-    assert one[1] == two[1]
 
 
 @pytest.mark.parametrize("place", ["memory", "disk"])
@@ -108,14 +59,6 @@ def test_frozen_modules_run_in_one_epoch_only(data):
         else:  # a batch of 5 after two of 8: computed each time, and once more to be remembered
             assert calls.count(8) == (2 + 1) + (2 + 2)
             assert calls.count(5) == epochs * (1 + 2)
-
-
-@pytest.mark.parametrize("cache", [None, "memory"])
-def test_a_chunk_bounds_every_pass(cache):
-    *_, calls = run(cache, LOADERS["uneven"](), chunk=3)
-    assert set(calls) == {3}
-    *_, calls = run(cache, LOADERS["uneven"](), chunk=8)  # no smaller than a batch
-    assert set(calls) <= {8, 5}
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 7])
@@ -198,17 +141,6 @@ def test_weights_that_somebody_changes_are_noticed():
     same(once("memory"), once(None))
 
 
-def test_a_disk_that_runs_full_ends_the_cache_and_not_the_run(tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    plain = run(None, batches())
-    monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.warns(UserWarning, match=r"no room for the features: .*No space left"):
-        same(run(tmp_path, batches()), plain)
-    assert list(tmp_path.iterdir()) == []
-
-
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_an_interrupted_run_leaves_nothing_and_goes_on_the_same(tmp_path, error):
     def once(cache, stop):
@@ -242,99 +174,3 @@ def test_a_run_taken_up_in_another_process_goes_on_the_same():
         return state(other), [r.train_loss for r in history.records]
 
     same(once("memory"), once(None))
-
-
-def test_only_the_last_features_are_held():
-    net = network(modules=3)
-    trainer = Trainer(net, "sequential", optimizer=sgd, epochs=2, cache="memory")
-    held = {}
-
-    def look(epoch, batch):
-        held[epoch, batch] = [(at, len(rows)) for at, (_, rows) in trainer.front._levels.items()]
-
-    trainer.fit(batches(), on_step=look)
-    assert held[2, 3] == []
-    assert held[3, 1] == [(1, 8)]
-    assert held[4, 3] == [(1, 24)]
-    assert held[5, 1] == [(1, 24), (2, 8)]
-    assert held[6, 1] == [(2, 24)]
-    assert not trainer.front._levels
-
-
-def test_the_size_is_known_before_anything_is_trained(monkeypatch):
-    asked = []
-    monkeypatch.setattr(store, "available_memory", lambda: asked.append(1) or 24 * 2 * 4 * 36 * 4)
-    net = network(modules=3)
-    trainer = Trainer(net, "sequential", optimizer=sgd, epochs=1, cache="memory")
-    trainer.fit(batches())  # two maps of 4 × 6 × 6 of 24 images
-    monkeypatch.setattr(store, "available_memory", lambda: 24 * 2 * 4 * 36 * 4 - 1)
-    before = state(net)
-    with pytest.raises(ValueError, match=r"the features of 24 images take up to 27\.0 KiB, and "):
-        trainer.fit(batches())
-    assert not differing(before, state(net))
-    half = Trainer(net, "sequential", optimizer=sgd, epochs=1, cache="memory", autocast=torch.half)
-    monkeypatch.setattr(store, "available_memory", lambda: 24 * 2 * 4 * 36 * 2 - 1)
-    with pytest.raises(ValueError, match=r"take up to 13\.5 KiB"):
-        half.fit(batches())
-    two = Trainer(network(2), "sequential", optimizer=sgd, epochs=1, cache="memory")
-    monkeypatch.setattr(store, "available_memory", lambda: 24 * 4 * 36 * 4)
-    two.fit(batches())
-    assert asked
-
-
-@pytest.mark.parametrize(
-    ("loader", "options", "message"),
-    [
-        (lambda: shuffled(crop_padding=1), {}, "crops or flips its images anew in every epoch"),
-        (lambda: shuffled(flip=True), {}, "crops or flips its images anew in every epoch"),
-        (lambda: Once(batches()), {}, "how many images the training set holds"),
-        (batches, {"regime": "parallel", "epochs": 1}, "nothing is frozen in front"),
-        (batches, {"regime": "end-to-end"}, "nothing is frozen in front"),
-    ],
-)
-def test_where_a_cache_cannot_be_it_is_refused(loader, options, message):
-    with pytest.raises(ValueError, match=message):
-        run("memory", loader(), **options)
-
-
-@pytest.mark.parametrize(
-    ("net_options", "regime", "epochs", "frozen"),
-    [
-        ({}, "parallel", 1, False),
-        ({}, "end-to-end", 1, False),
-        ({"modules": 1}, "sequential", 1, False),
-        ({"encoder": "stem", "freeze_encoder": True}, "parallel", 1, True),
-        ({}, "parallel", [1, 2, 2], True),
-        ({}, "sequential", 1, True),
-    ],
-)
-def test_a_chunk_needs_something_frozen(net_options, regime, epochs, frozen):
-    options = {"regime": regime, "optimizer": sgd, "epochs": epochs, "chunk": 2}
-    if frozen:
-        assert Trainer(network(**net_options), **options).front.chunk == 2
-    else:
-        with pytest.raises(ValueError, match=r"chunk=2 and nothing is frozen.*Leave it out"):
-            Trainer(network(**net_options), **options)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"offload": "x"}, "offload must be True or False, but got 'x'"),
-        ({"offload": 1}, "offload must be True or False, but got 1"),
-        ({"chunk": 0}, "chunk must be a whole number of samples"),
-        ({"chunk": True}, "chunk must be a whole number of samples"),
-        ({"chunk": 2.0}, "chunk must be a whole number of samples"),
-        ({"cache": True}, "cache must be None, 'memory' or a directory"),
-        ({"cache": "/no/such/place"}, "a directory that exists"),
-    ],
-)
-def test_wrong_settings_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        Trainer(network(), "sequential", optimizer=sgd, **options)
-
-
-def test_no_warning_where_all_is_well():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        run("memory", shuffled())

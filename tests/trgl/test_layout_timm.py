@@ -118,7 +118,8 @@ def test_they_train(name):
     losses = [record.train_loss[2] for record in records]
     assert all(map(math.isfinite, losses))
     assert losses[-1] < losses[0]
-    assert all(cost > 0 for record in records for cost in record.cost.values())
+    # timm's residual branches begin at zero, and so do the costs
+    assert all(cost > 0 for cost in records[-1].cost.values())
 
 
 def test_models_by_name():

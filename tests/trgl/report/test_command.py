@@ -7,16 +7,9 @@ import os
 from pathlib import Path
 
 import pytest
+from commands import TINY, trgl
 from pages import Page
 from written_runs import write_comparison, write_run
-
-from trgl.cli import main
-
-TINY = ["--modules", "2", "--filters", "4", "--train-size", "20", "--epochs", "2"]
-
-
-def trgl(*words: object) -> int:
-    return main([str(word) for word in words])
 
 
 def test_a_real_comparison_becomes_a_page(
