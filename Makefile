@@ -27,6 +27,9 @@ OP_TESTS := tests/trgl_kernels/test_arguments.py \
 	tests/trgl_kernels/test_triton_offsets.py \
 	tests/trgl_kernels/test_triton_parts.py
 PYTEST := $(BIN)/python -m pytest
+# side by side in processes of two threads each, which sleep while they wait for each other
+WORKERS ?= 2
+PYTESTS := OMP_WAIT_POLICY=PASSIVE $(PYTEST) -n $(WORKERS) --dist worksteal
 # setuptools warns of editable installs that hide folders of the same name: here they are the package
 INSTALL := PYTHONWARNINGS='ignore:Editable installation' $(BIN)/pip install --quiet
 
@@ -36,9 +39,9 @@ demo: $(VENV)/built
 	$(BIN)/trgl compare digits-20x1
 
 test: check
-	$(PYTEST)
-	TRGL_TEST_ENGINE=reference $(PYTEST) tests/trgl_kernels
-	TRITON_INTERPRET=1 TRGL_TEST_ENGINE=triton $(PYTEST) $(OP_TESTS)
+	$(PYTESTS)
+	TRGL_TEST_ENGINE=reference $(PYTESTS) tests/trgl_kernels
+	TRITON_INTERPRET=1 TRGL_TEST_ENGINE=triton $(PYTESTS) $(OP_TESTS)
 
 check: $(VENV)/built $(VENV)/dev
 	$(BIN)/ruff format --check .
