@@ -16,6 +16,7 @@ from .evaluation import evaluate
 from .feed import Feed
 from .meter import DivergenceError, measured
 from .metrics import EpochRecord, Evaluation
+from .peak import peak_memory
 from .regimes import Phase, train_epoch
 from .resumable import Resumable
 from .state import load_step, state_of, step_state
@@ -172,6 +173,8 @@ class Fitting:
             test=test,
             validation=validation,
             seconds=cursor.seconds,
+            images=self.active[0].meter.samples,
+            memory=peak_memory(trainer.device),
         )
         cursor.records.append(record)
         cursor.epoch, cursor.batch, cursor.seconds = number, 0, 0.0

@@ -47,6 +47,9 @@ class EpochRecord:
         test: of all modules on the test set, where this epoch was evaluated.
         validation: of all modules on the validation set, where this epoch was evaluated.
         seconds: wall-clock time of the epoch's training, evaluation apart.
+        images: that were trained on; 0 in records of older versions.
+        memory: the most so far in bytes, of the device, or on the CPU of the process; None in
+            records of older versions.
     """
 
     epoch: int
@@ -60,6 +63,8 @@ class EpochRecord:
     test: Evaluation | None = None
     validation: Evaluation | None = None
     seconds: float = 0.0
+    images: int = 0
+    memory: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The fields as JSON can hold them."""

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import bisect
 import itertools
-import resource
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
+from trgl.peak import peak_memory
 from trgl.regimes import Phase
 
 _SECONDS = 0.5  # between two reports inside an epoch
@@ -152,15 +151,9 @@ class Pace:
             _left(now - self._began, done - self._from, total - done),
             _left(now - self._module_began, done - self._module_from, end - done),
             images / seconds if seconds > 0 else None,
-            self._memory(),
+            peak_memory(self._device),
             resumed=self._resumed,
         )
-
-    def _memory(self) -> int:
-        if self._device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self._device)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _left(seconds: float, done: float, rest: float) -> float | None:

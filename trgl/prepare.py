@@ -50,6 +50,7 @@ class Task:
         offload: modules wait in main memory while they are not needed.
         save_every: how often a checkpoint is saved, as ``trgl.checkpoint.Every.parse`` reads it.
         keep: how many checkpoints are kept, at least 1.
+        tensorboard: an event file for TensorBoard is written.
         variant: tells runs of one method apart whose recipes differ; empty where there is one.
     """
 
@@ -63,6 +64,7 @@ class Task:
     offload: bool = False
     save_every: str = "10m"
     keep: int = 2
+    tensorboard: bool = False
     variant: str = ""
 
     @property

@@ -6,7 +6,7 @@ import contextlib
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,14 @@ from trgl import own_code, rundir
 from trgl.checkpoint import Checkpoints
 from trgl.data.files import ImageFiles
 from trgl.digests import digest_of
-from trgl.metrics import EpochRecord, Evaluation, History
+from trgl.journal import Journal
+from trgl.metrics import EpochRecord
 from trgl.pace import Pace, Progress
 from trgl.prepare import Prepared, threads
+from trgl.recorded import memory_rows, results
 from trgl.rundir import RunDirectory
 from trgl.signals import Interrupts
-from trgl.trainer import Stopped, Trainer
+from trgl.trainer import Stopped
 
 
 def perform(
@@ -47,7 +49,8 @@ def perform(
         What ``summary.json`` holds.
 
     Raises:
-        ValueError: a checkpoint that is another run's, or none that is whole.
+        ValueError: a checkpoint that is another run's, or none that is whole; TensorBoard is wanted
+            and not installed.
         trgl.DivergenceError: a loss that is not finite any more.
         OSError: the disk took no checkpoint or no metrics at the end.
     """
@@ -69,7 +72,6 @@ def perform(
     )
     identity = _identity(prepared)
     before: list[dict[str, Any]] = []  # of earlier parts of the run
-    unwritten: list[dict[str, Any]] = []  # metrics that the disk did not take
 
     def note() -> dict[str, Any]:
         seconds = earlier + time.monotonic() - clock
@@ -79,12 +81,7 @@ def perform(
         progress(pace.note(text))
 
     def on_epoch(record: EpochRecord) -> None:
-        unwritten.extend(metric_rows(record))
-        try:
-            directory.append_metrics(unwritten)
-            unwritten.clear()
-        except OSError as error:
-            tell(f"The metrics of epoch {record.epoch} are not written yet: {error}.")
+        journal.add(record)
         chosen = record.validation or record.test
         progress(pace.epoch(record.epoch, record.seconds, chosen.accuracy[-1] if chosen else None))
 
@@ -93,6 +90,7 @@ def perform(
         if step is not None:
             progress(step)
 
+    journal = Journal(directory, task.tensorboard, tell)
     checkpoints = Checkpoints(
         directory.path / rundir.CHECKPOINTS, task.save_every, task.keep, tell, note
     )
@@ -106,27 +104,25 @@ def perform(
         earlier, before = found[1]["note"]["seconds"], found[1]["note"]["memory"]
     else:
         directory.write_config(_config(prepared, started))
-    records = trainer.cursor.records
-    if resume:
-        directory.replace_metrics(row for record in records for row in metric_rows(record))
+    journal.begin(trainer.cursor.records, again=resume)
     pace.begin(trainer.cursor.epoch, trainer.cursor.batch)
     interrupts = Interrupts(trainer.stop)
     on_gpu = task.device.startswith("cuda")
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(task.device)
     try:
-        with threads(task.threads), interrupts:
-            history = trainer.fit(
-                loaders.train,
-                loaders.test,
-                loaders.validation,
-                on_epoch=on_epoch,
-                on_step=on_step,
-                checkpoints=checkpoints,
-                resume=found is not None,
-            )
-        if unwritten:
-            directory.append_metrics(unwritten)
+        with contextlib.closing(journal):
+            with threads(task.threads), interrupts:
+                history = trainer.fit(
+                    loaders.train,
+                    loaders.test,
+                    loaders.validation,
+                    on_epoch=on_epoch,
+                    on_step=on_step,
+                    checkpoints=checkpoints,
+                    resume=found is not None,
+                )
+            journal.finish()
         if checkpoints.error is not None:
             raise OSError(checkpoints.trouble())
     except BaseException as error:
@@ -188,89 +184,6 @@ def _check_identity(path: Path, state: dict[str, Any], identity: dict[str, Any])
         )
 
 
-def metric_rows(record: EpochRecord) -> list[dict[str, Any]]:
-    """One flat object per module that was trained or evaluated in an epoch."""
-    evaluations = {"validation": record.validation, "test": record.test}
-    modules = set(record.trained)
-    for evaluation in evaluations.values():
-        modules.update(evaluation.modules if evaluation else ())
-    rows = []
-    for module in sorted(modules):
-        row: dict[str, Any] = {
-            "epoch": record.epoch,
-            "lap": record.lap,
-            "module": module,
-            "train_loss": record.train_loss.get(module),
-            "train_accuracy": record.train_accuracy.get(module),
-            "transport_cost": record.cost.get(module),
-            "transport_weight": record.weight.get(module),
-            "learning_rate": record.learning_rate.get(module),
-            "seconds": record.seconds,
-        }
-        for name, evaluation in evaluations.items():
-            seen = evaluation is not None and module in evaluation.modules
-            place = evaluation.modules.index(module) if evaluation and seen else 0
-            row[f"{name}_loss"] = evaluation.loss[place] if evaluation and seen else None
-            row[f"{name}_accuracy"] = evaluation.accuracy[place] if evaluation and seen else None
-        rows.append(row)
-    return rows
-
-
-def memory_rows(trainer: Trainer, before: Sequence[Mapping[str, Any]] = ()) -> list[dict[str, Any]]:
-    """The peak of every module's steps, in bytes, as its boundary counted it.
-
-    Args:
-        trainer: that trained.
-        before: rows of an earlier part of the run.
-
-    A peak is None where nothing counts: without the compiled extension, and on CUDA where the
-    process had a higher one before.
-    """
-    rows = []
-    old = {row["module"]: row for row in before}
-    for step in trainer.steps:
-        counted = step.boundary.total
-        earlier = old.get(step.number, {"steps": 0, "peak_bytes": None})
-        peaks = [earlier["peak_bytes"], counted.peak if counted.allocated else None]
-        rows.append(
-            {
-                "module": step.number,
-                "parameters": sum(weight.numel() for weight in step.module.parameters()),
-                "steps": earlier["steps"] + counted.steps,
-                "peak_bytes": max((peak for peak in peaks if peak is not None), default=None),
-            }
-        )
-    return rows
-
-
-def results(history: History, whole: bool) -> dict[str, Any]:
-    """The figures of a finished run, each under a name that says how it was chosen.
-
-    Args:
-        history: what the trainer returned; it has a test set.
-        whole: end-to-end training, which has a single trained classifier.
-    """
-    final: Evaluation = history.final
-    depths = {} if whole else {str(k): a for k, a in history.by_depth().items() if k > 0}
-    best = None
-    if history.records[-1].validation is not None and not whole:
-        module, accuracy = history.best_module()
-        best = {"module": module, "accuracy": accuracy}
-    validation = history.records[-1].validation
-    return {
-        "accuracy": {
-            "last_module_last_epoch": final.accuracy[-1],
-            "best_module_by_validation": best,
-            "optimistic_maximum_over_epochs_and_modules": history.optimistic_maximum(),
-            "optimistic_maximum_over_epochs_of_last_module": history.optimistic_maximum(last=True),
-            "last_module_validation": validation.accuracy[-1] if validation else None,
-            "by_depth": depths,
-        },
-        "loss": {"last_module_last_epoch": final.loss[-1]},
-        "epochs_evaluated": sum(record.test is not None for record in history.records),
-    }
-
-
 def _config(prepared: Prepared, started: float) -> dict[str, Any]:
     task, images, loaders = prepared.task, prepared.images, prepared.loaders
     return {
@@ -282,6 +195,7 @@ def _config(prepared: Prepared, started: float) -> dict[str, Any]:
         "threads": task.threads,
         "cache": task.cache,
         "offload": task.offload,
+        "tensorboard": task.tensorboard,
         "checkpoints": {"every": task.save_every, "keep": task.keep},
         "recipe": task.recipe.as_dict(),
         "sources": dict(task.recipe.sources),

@@ -27,6 +27,7 @@ SWEEP_PICTURE = "accuracy_by_tau.png"
 TABLES = ("table.md", "table.csv", "table.json")
 REPORT = "report.html"
 DIAGNOSIS = "diagnostics.json"
+EVENTS = "events.out.tfevents.*"  # for TensorBoard, whose names these are
 RUNS = "runs"  # key of a comparison's configuration: names of its runs' directories
 _MARK = "trgl run directory"
 _OURS = (METRICS, SUMMARY, PICTURE, SWEEP_PICTURE, REPORT, DIAGNOSIS, *TABLES)
@@ -59,6 +60,30 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that a reader sees the old content or the new one, never a part."""
     with replacing(path) as stream:
         stream.write(content)
+
+
+def append_whole(file: int, content: bytes, path: Path) -> None:
+    """Append to an open file; the content is on the disk when this returns.
+
+    Args:
+        file: its descriptor.
+        content: to append.
+        path: of the file, for errors.
+
+    Raises:
+        OSError: it cannot be written; then nothing of it is there.
+    """
+    before = os.fstat(file).st_size
+    try:
+        while content:
+            content = content[os.write(file, content) :]
+        os.fsync(file)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.ftruncate(file, before)  # no torn line in front of the next one
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def to_json(value: Any, indent: int | None = 2) -> str:
@@ -177,16 +202,7 @@ class RunDirectory:
             flags = os.O_CREAT | os.O_WRONLY | os.O_APPEND
             self._metrics = os.open(self.path / METRICS, flags, 0o644)
             _sync_directory(self.path)
-        text = _lines(rows)
-        before = os.fstat(self._metrics).st_size
-        try:
-            while text:
-                text = text[os.write(self._metrics, text) :]
-            os.fsync(self._metrics)
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._metrics, before)  # no torn line in front of the next one
-            raise
+        append_whole(self._metrics, _lines(rows), self.path / METRICS)
 
     def replace_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Let ``metrics.jsonl`` hold these lines and no others; others may follow."""
@@ -262,7 +278,7 @@ def _lock(path: Path) -> int:
 
 def _remove_leftovers(path: Path) -> None:
     """Remove what a run that was killed while it wrote left of a file."""
-    for name in (CONFIG, *_OURS):
+    for name in (CONFIG, *_OURS, EVENTS):
         for part in path.glob(f".{name}.*"):
             with contextlib.suppress(OSError):  # the disk may be read-only
                 part.unlink()
@@ -302,6 +318,8 @@ def _clear(path: Path) -> None:
                 checkpoint.unlink()
         with contextlib.suppress(OSError):  # something of somebody else's is in it
             folder.rmdir()
+    for events in path.glob(EVENTS):
+        events.unlink()
     for name in (*_OURS, CONFIG):
         with contextlib.suppress(FileNotFoundError):
             (path / name).unlink()

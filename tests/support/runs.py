@@ -19,9 +19,13 @@ def few_digits(tests: int) -> ImageData:
     )
 
 
+_OF_THE_MACHINE = ("seconds", "images_per_second", "memory_bytes")
+
+
 def without_times(path: Path) -> list[dict[str, Any]]:
-    """The metrics of a run, which repeat to the last bit, without its times, which do not."""
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in read_metrics(path)]
+    """The metrics of a run, which repeat to the last bit, without times and memory."""
+    rows = read_metrics(path)
+    return [{k: v for k, v in row.items() if k not in _OF_THE_MACHINE} for row in rows]
 
 
 def small(**changes: Any) -> Recipe:

@@ -93,7 +93,7 @@ def seed_all() -> None:
 
 
 def without_times(history: trgl.History) -> list[dict[str, Any]]:
-    return [{**record.as_dict(), "seconds": 0.0} for record in history.records]
+    return [{**record.as_dict(), "seconds": 0.0, "memory": 0} for record in history.records]
 
 
 def adam(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:

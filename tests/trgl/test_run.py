@@ -16,7 +16,8 @@ from trgl.data import ImageData
 from trgl.metrics import EpochRecord, Evaluation
 from trgl.pace import Progress
 from trgl.prepare import Task, make_loaders, prepare
-from trgl.run import metric_rows, perform
+from trgl.recorded import metric_rows
+from trgl.run import perform
 from trgl.rundir import RunDirectory, read_metrics
 
 

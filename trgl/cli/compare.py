@@ -18,6 +18,7 @@ from trgl.cli.options import (
     chosen_device,
     chosen_images,
     chosen_recipe,
+    chosen_tensorboard,
     seed_number,
 )
 from trgl.cli.progress import Display
@@ -131,6 +132,7 @@ def run(options: argparse.Namespace) -> int:
     config = None if options.resume is None else take_up(options, comparison=True)
     recipe = chosen_recipe(options)
     device = chosen_device(options)
+    tensorboard = chosen_tensorboard(options)
     images = chosen_images(options, recipe)
     variants = chosen_variants(options, recipe)
     options.seeds = options.seeds or [0, 1, 2]
@@ -150,6 +152,7 @@ def run(options: argparse.Namespace) -> int:
             threads,
             *places,
             *saving(options),
+            tensorboard,
             variant=name if one != recipe else "",
         )
         for seed in options.seeds
@@ -193,6 +196,7 @@ def run(options: argparse.Namespace) -> int:
                     "data": options.data,
                     "cache": options.cache,
                     "offload": options.offload,
+                    "tensorboard": tensorboard,
                     "checkpoints": dict(zip(("every", "keep"), saving(options), strict=True)),
                     "command": sys.argv,
                     **environment(),

@@ -13,6 +13,7 @@ import torch
 
 from trgl import own_code, recipes
 from trgl.data import ImageData, ImageFiles, load
+from trgl.events import check_installed
 from trgl.recipes import Recipe
 from trgl.recipes.recipe import options as recipe_options
 
@@ -147,6 +148,13 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         help="keep modules in main memory while they neither train nor are passed through; on the "
         "CPU nothing moves",
     )
+    group.add_argument(
+        "--tensorboard",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="write the metrics for TensorBoard too, in the run directory; needs the extra "
+        "tensorboard (default: no)",
+    )
     group.add_argument("--quiet", action="store_true", help="no progress on stderr")
 
 
@@ -211,6 +219,17 @@ def chosen_device(options: argparse.Namespace) -> str:
     if device.type not in ("cpu", "cuda"):
         raise ValueError(f"--device must be cpu or cuda, received {options.device!r}.")
     return str(device)
+
+
+def chosen_tensorboard(options: argparse.Namespace) -> bool:
+    """Whether event files are written.
+
+    Raises:
+        ValueError: they are wanted, and the package that it takes is not installed.
+    """
+    if options.tensorboard:
+        check_installed()
+    return bool(options.tensorboard)
 
 
 def seed_number(text: str) -> int:

@@ -105,6 +105,7 @@ def take_up(options: argparse.Namespace, comparison: bool) -> dict[str, Any]:
         "device": config["device"],
         "cache": config.get("cache"),
         "jobs": config.get("jobs"),
+        "tensorboard": config.get("tensorboard"),
         "checkpoint_every": config.get("checkpoints", {}).get("every"),
         "keep_checkpoints": config.get("checkpoints", {}).get("keep"),
     }

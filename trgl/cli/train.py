@@ -18,6 +18,7 @@ from trgl.cli.options import (
     chosen_device,
     chosen_images,
     chosen_recipe,
+    chosen_tensorboard,
     seed_number,
 )
 from trgl.cli.progress import Display
@@ -63,11 +64,13 @@ def run(options: argparse.Namespace) -> int:
     config = None if options.resume is None else take_up(options, comparison=False)
     recipe = chosen_recipe(options)
     device = chosen_device(options)
+    tensorboard = chosen_tensorboard(options)
     images = chosen_images(options, recipe)
     threads = config["threads"] if config else threads_per_run(recipe.threads, 1)
     places = (options.data, options.cache, options.offload)
     method, seed = options.method or "transport", options.seed or 0
-    task = Task(recipe, method, seed, device, threads, *places, *saving(options))
+    saved = saving(options)
+    task = Task(recipe, method, seed, device, threads, *places, *saved, tensorboard)
     display = Display(1, options.quiet)
     if config and is_done(options.resume):
         path, summary = options.resume, json.loads((options.resume / SUMMARY).read_text())
