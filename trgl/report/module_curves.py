@@ -31,9 +31,9 @@ _BY_MODULE = {
     "transport_weight": (
         "transport-weight",
         "Weight of the transport cost by epoch and module",
-        "What the cost is multiplied by in the loss: 1/(2 tau), or the inverse of the multiplier, "
-        "which grows while the criterion is large.",
-        "weight",
+        "1/(2 tau), what the cost is multiplied by in the loss; in the method of multipliers the "
+        "multiplier, what it is divided by, which grows while the criterion is large.",
+        "weight, or multiplier",
     ),
 }
 
@@ -82,12 +82,13 @@ def by_module(groups: Sequence[Group], key: str) -> Figure | None:
     note = unfinished(groups)
     if missing and key == "transport_cost":
         note = f"Without a penalty no energy is computed: {'; '.join(missing)}. {note}".strip()
-    shared = _share_axis(charts)
+    kinds = {group.recipe["weighting"] == "multipliers" for group, _ in found}
+    alike = key != "transport_weight" or len(kinds) == 1
     return Figure(
         name,
         title,
         text + (" Means over seeds." if any(len(g.drawn) > 1 for g, _ in found) else ""),
-        tuple(shared),
+        tuple(_share_axis(charts) if alike else charts),
         ("training", "module", "first epoch", "last epoch"),
         tuple(rows),
         ramp=True,

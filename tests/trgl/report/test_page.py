@@ -173,6 +173,14 @@ def test_changing_weights_are_a_figure_and_constant_ones_are_not(tmp_path: Path)
     )
     (weights,) = (f for f in all_figures(read_runs([path])) if f.key == "transport-weight")
     assert weights.rows[0] == ("transport (method of multipliers)", "1", "111", "144")
+    fixed = write_run(tmp_path / "b")
+    figures = all_figures(read_runs([path, fixed]))
+    (both,) = (figure for figure in figures if figure.key == "transport-weight")
+    # a multiplier divides what a weight multiplies: their heights do not compare
+    assert [chart.beside for chart in both.charts] == [(), ()]
+    (losses,) = (figure for figure in figures if figure.key == "loss")
+    assert losses.charts[0].beside == losses.charts[1].beside
+    assert losses.charts[0].beside
 
 
 def test_changed_settings_stand_first(tmp_path: Path) -> None:
