@@ -3,6 +3,7 @@ import math
 
 import pytest
 import torch
+import torchvision
 from small import batches, network, sgd
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR
@@ -165,7 +166,6 @@ def test_a_schedule_that_does_not_fit_is_refused_when_the_trainer_is_built(setti
 
 
 def test_weight_decay_leaves_biases_norms_and_tables_alone():
-    torchvision = pytest.importorskip("torchvision")
     swin = torchvision.models.SwinTransformer(
         [2, 2], 8, [1, 1], [1, 2], [2, 2], stochastic_depth_prob=0.0, num_classes=3
     )
@@ -187,7 +187,6 @@ def test_weight_decay_leaves_biases_norms_and_tables_alone():
 
 
 def test_weight_decay_leaves_the_tokens_of_a_vit_alone():
-    torchvision = pytest.importorskip("torchvision")
     vit = torchvision.models.VisionTransformer(8, 4, 2, 2, 8, 16, num_classes=3)
     net = trgl.split(vit, 2, (3, 8, 8), 3, "pool-linear")
     spared = {id(p) for p in trgl.optimizers.undecayed(net)}

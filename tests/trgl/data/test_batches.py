@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -178,10 +179,10 @@ def test_drop_last_leaves_other_images_out_each_epoch() -> None:
         ({"mean": [0.5], "std": [0.0]}, "above 0"),
     ],
 )
-def test_wrong_options_of_batches(options: dict[str, object], message: str) -> None:
+def test_wrong_options_of_batches(options: dict[str, Any], message: str) -> None:
     images, labels = pictures()
     with pytest.raises(ValueError, match=message):
-        data.Batches(images, labels, **{"batch_size": 4, **options})  # type: ignore[arg-type]
+        data.Batches(images, labels, **{"batch_size": 4, **options})
 
 
 def test_wrong_tensors_of_batches() -> None:

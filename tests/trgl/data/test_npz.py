@@ -18,7 +18,7 @@ def test_npz(tmp_path: Path, grey: bool) -> None:
     if grey:
         content = {k: v[..., 0] if k.startswith("x") else v for k, v in content.items()}
     path = tmp_path / "mine.npz"
-    np.savez_compressed(path, **content)  # type: ignore[arg-type]
+    np.savez_compressed(path, **content)
     loaded = data.load("cifar10", path)
     assert loaded.name == "mine"
     assert loaded.num_classes == 3
@@ -53,7 +53,7 @@ def test_a_wrong_npz_names_file_and_key(
     tmp_path: Path, changes: dict[str, np.ndarray | None], message: str
 ) -> None:
     path = tmp_path / "mine.npz"
-    np.savez(path, **arrays(**changes))  # type: ignore[arg-type]
+    np.savez(path, **arrays(**changes))
     with pytest.raises(ValueError, match=message) as caught:
         data.load("digits", path)
     assert str(path) in str(caught.value)
@@ -61,7 +61,7 @@ def test_a_wrong_npz_names_file_and_key(
 
 def test_a_member_that_is_no_array_is_named(tmp_path: Path) -> None:
     path = tmp_path / "mine.npz"
-    np.savez(path, **arrays(x_test=None))  # type: ignore[arg-type]
+    np.savez(path, **arrays(x_test=None))
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("x_test", b"text")
     with pytest.raises(ValueError, match="x_test must be a NumPy array") as caught:
@@ -81,7 +81,7 @@ def test_what_is_no_npz_is_refused(tmp_path: Path) -> None:
         np.save(stream, np.zeros(3))
     with pytest.raises(ValueError, match=r"no \.npz archive"):
         data.load("digits", path)
-    np.savez_compressed(path, **arrays())  # type: ignore[arg-type]
+    np.savez_compressed(path, **arrays())
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match="npz archive") as caught:

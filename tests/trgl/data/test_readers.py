@@ -6,6 +6,7 @@ import os
 import pickle
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -170,9 +171,9 @@ def test_names_of_any_bytes_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [-1, True, 1.5])
-def test_wrong_counts_are_refused(count: object) -> None:
+def test_wrong_counts_are_refused(count: Any) -> None:
     with pytest.raises(ValueError, match="workers must be a whole number of processes"):
-        data.Readers(count)  # type: ignore[arg-type]
+        data.Readers(count)
 
 
 def test_readers_end_when_the_other_end_of_their_socket_is_gone() -> None:

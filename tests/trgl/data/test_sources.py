@@ -104,7 +104,7 @@ def test_images_in_memory_are_resized_as_torchvision_does_it(tmp_path: Path, cha
         x_train=draws.integers(0, 256, (12, 9, 14, channels), dtype=np.uint8),
         x_test=draws.integers(0, 256, (7, 9, 14, channels), dtype=np.uint8),
     )
-    np.savez(tmp_path / "mine.npz", **content)  # type: ignore[arg-type]
+    np.savez(tmp_path / "mine.npz", **content)
     loaded = data.load("digits", tmp_path / "mine.npz", image_size=6)
     assert loaded.input_shape == (channels, 6, 6)
     mode = {1: "L", 3: "RGB", 4: "CMYK"}[channels]

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from trgl.diagnose import separability
@@ -59,11 +60,10 @@ def test_scale_shift_and_rotation_do_not_matter(scale: float) -> None:
 
 
 def test_the_problem_in_the_span_is_the_problem_in_all_features() -> None:
-    linear_model = pytest.importorskip("sklearn.linear_model")
     (x, labels), (test, wanted) = blobs(30, 50, 3), blobs(45, 50, 3, seed=1)
     center = x.double().mean(0)
     scale = float((x - center).square().mean()) ** 0.5
-    full = linear_model.LogisticRegression(C=1.0, tol=1e-8, max_iter=5000)
+    full = LogisticRegression(C=1.0, tol=1e-8, max_iter=5000)
     full.fit(((x - center) / scale).numpy(), labels.numpy())
     expected = full.predict_log_proba(((test - center) / scale).numpy())
     found = separability(x, labels, test, wanted)

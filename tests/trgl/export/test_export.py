@@ -18,9 +18,9 @@ from trgl.export import CheckError, export
 from trgl.export.plain import plain_program
 
 
-def trained(**options: object) -> trgl.GreedyNetwork:
+def trained(**options: Any) -> trgl.GreedyNetwork:
     """A network whose BN statistics are not the fresh ones."""
-    made = network(modules=3, blocks=3, **options)  # type: ignore[arg-type]
+    made = network(modules=3, blocks=3, **options)
     generator = torch.Generator().manual_seed(1)
     for name, value in made.state_dict().items():
         if name.endswith(("running_mean", "running_var")):
@@ -149,8 +149,8 @@ def test_a_model_that_differs_is_not_written(
 ) -> None:
     original = torch.load
 
-    def bent(*arguments: object, **options: object) -> dict[str, torch.Tensor]:
-        weights = original(*arguments, **options)  # type: ignore[arg-type]
+    def bent(*arguments: Any, **options: Any) -> dict[str, torch.Tensor]:
+        weights = original(*arguments, **options)
         weights["head.1.bias"] += 1e-3
         return weights
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from typing import Any
 
 import pytest
 
@@ -12,9 +13,9 @@ from trgl.report.chart import Axis, Chart, Series, log_axis, tick_text, x_axis, 
 from trgl.report.svg import to_svg
 
 
-def one(*y: float, **options: object) -> Chart:
+def one(*y: float, **options: Any) -> Chart:
     series = Series("a", tuple(range(1, len(y) + 1)), y, marker="circle")
-    return Chart("", "x", "y", (series,), **options)  # type: ignore[arg-type]
+    return Chart("", "x", "y", (series,), **options)
 
 
 @pytest.mark.parametrize(
