@@ -193,7 +193,7 @@ def _config(prepared: Prepared, started: float) -> dict[str, Any]:
         "seed": task.seed,
         "device": task.device,
         "threads": task.threads,
-        "cache": task.cache,
+        "cache": rundir.from_anywhere(task.cache),
         "offload": task.offload,
         "tensorboard": task.tensorboard,
         "checkpoints": {"every": task.save_every, "keep": task.keep},
@@ -202,7 +202,7 @@ def _config(prepared: Prepared, started: float) -> dict[str, Any]:
         "own_code_sha256": own_code.digest(task.recipe.network),
         "data": {
             "name": images.name,
-            "read_from": task.data,
+            "read_from": rundir.from_anywhere(task.data),
             "note": images.note,
             "image_shape": list(images.input_shape),
             "classes": images.num_classes,

@@ -250,6 +250,11 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def from_anywhere(place: str | None) -> str | None:
+    """A path as every working directory finds it; "memory", which is no path, as it is."""
+    return place if place in (None, "memory") else os.path.abspath(place)
+
+
 def make(path: Path) -> None:
     """Make a directory and those above it, so that they survive a crash."""
     new = [place for place in (path, *path.parents) if not place.exists()]

@@ -32,6 +32,23 @@ from trgl.cli import main
         (["compare", "digits-20x1", "--seeds", f"0,{2**64}"], "at most 9223372036854775807"),
         (["compare", "digits-20x1", "--seeds", "0-999999999999"], "at most 10000 seeds"),
         (["train", "digits-20x1", "--head", "mlp", "--batch-size", "1"], "batch_size 1"),
+        (["train", "digits-20x1", "--taus", "0.1,0.5"], "trgl train takes one, received 0.1,0.5"),
+        (
+            ["train", "digits-20x1", "--optimizer", "adamw", "--momentum", "0.5"],
+            "--momentum has no effect with --optimizer adamw, received 0.5",
+        ),
+        (
+            ["train", "digits-20x1", "--multiplier-growth", "2"],
+            "--multiplier-growth has no effect with --weighting fixed, received 2",
+        ),
+        (
+            ["compare", "digits-20x1", "--weighting", "multipliers", "--tau", "1"],
+            "--tau has no effect with --weighting multipliers, received 1",
+        ),
+        (
+            ["train", "digits-20x1", "--network", "vgg11", "--encoder", "stem", "--filters", "8"],
+            "--filters has no effect with --network vgg11, received 8",
+        ),
         (["train", "digits-20x1", "--modules", "0"], "modules must be at least 1"),
         (["train", "digits-20x1", "--train-size", "5"], "--train-size 5"),
         (["train", "digits-20x1", "--train-size", "5000"], "1000 there"),

@@ -11,8 +11,9 @@ from trgl import recipes
 from trgl.cli import main
 from trgl.cli.compare import methods, seeds
 from trgl.cli.main import build_parser
-from trgl.cli.options import show
+from trgl.cli.options import chosen_recipe, show
 from trgl.recipes.recipe import options as recipe_options
+from trgl.recipes.settings import unused
 
 
 @pytest.mark.parametrize(
@@ -35,6 +36,17 @@ def test_an_unknown_option_suggests_the_nearest_that_the_command_has(
     assert main(words.split()) == 2
     said = capsys.readouterr().err
     assert said.endswith(f"Did you mean {meant}? See trgl {words.split()[0]} --help.\n")
+
+
+def test_an_option_without_effect_may_say_its_default() -> None:
+    words = "train t10-wide-10-1-cifar100-5000-multilap-k10 --regime parallel --laps 1"
+    words += " --epochs-step 0 --optimizer adamw --momentum 0.9 --stem cifar --window 0"
+    recipe = chosen_recipe(build_parser(words.split()).parse_args(words.split()))
+    assert (recipe.regime, recipe.laps, recipe.momentum) == ("parallel", 1, 0.9)
+    assert unused(recipe).keys() >= {"laps", "epochs_step", "momentum", "stem", "window"}
+    swin = recipes.find("swin_t-stl10")
+    assert "window" not in unused(swin)
+    assert "window" not in unused(swin.override({"network": "timm:swin_tiny_patch4_window7_224"}))
 
 
 def test_recipes_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> None:

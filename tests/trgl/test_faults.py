@@ -193,7 +193,9 @@ def test_a_second_signal_does_not_wait_for_the_step(
         "def net(shape, classes):\n"
         "    return trgl.models.chain(3, 4, shape[0], kernel_size=3, stride=1)\n"
     )
-    words = ["train", "digits-20x1", *TINY, "--network", f"{own}:net", "--encoder", "stem"]
+    at = TINY.index("--filters")  # an own network has its own
+    words = ["train", "digits-20x1", *TINY[:at], *TINY[at + 2 :], "--encoder", "stem"]
+    words += ["--network", f"{own}:net"]
     server.log = log
     process = server.start(*words, "--out", tmp_path / "run")
     began = time.monotonic()

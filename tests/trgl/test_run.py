@@ -28,7 +28,7 @@ def digits() -> ImageData:
 
 def test_a_run_writes_what_it_did_and_measured(tmp_path: Path, digits: ImageData) -> None:
     told: list[Progress] = []
-    task = Task(small(validation_size=10), "transport", 3, data="embedded")
+    task = Task(small(validation_size=10), "transport", 3, data="somewhere")
     with RunDirectory.create(tmp_path / "run") as directory:
         summary = perform(prepare(task, digits), directory, told.append)
     assert json.loads((tmp_path / "run" / rundir.SUMMARY).read_text()) == summary
@@ -65,7 +65,7 @@ def test_a_run_writes_what_it_did_and_measured(tmp_path: Path, digits: ImageData
     assert config["method"] == "transport"
     assert config["recipe"]["filters"] == 4
     assert config["sources"]["filters"] == "given"
-    assert config["data"]["read_from"] == "embedded"
+    assert config["data"]["read_from"] == str(Path("somewhere").absolute())
     assert config["versions"]["torch"] == torch.__version__
     assert "engines" in config["engine"]
     assert [(step.epoch, step.epochs) for step in told] == [(1, 4), (2, 4), (3, 4), (4, 4)]

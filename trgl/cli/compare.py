@@ -43,7 +43,15 @@ from trgl.report.tables import (
 from trgl.report.words import TRANSPORT_OF, describe
 from trgl.restore import is_done
 from trgl.run import environment
-from trgl.rundir import PICTURE, RUNS, SUMMARY, SWEEP_PICTURE, TABLES, RunDirectory
+from trgl.rundir import (
+    PICTURE,
+    RUNS,
+    SUMMARY,
+    SWEEP_PICTURE,
+    TABLES,
+    RunDirectory,
+    from_anywhere,
+)
 from trgl.workers import Job, Summary, cores, run_all, threads_per_run
 
 _MOST_SEEDS = 10_000
@@ -193,8 +201,8 @@ def run(options: argparse.Namespace) -> int:
                     "jobs": side_by_side,
                     "threads": threads,
                     "device": device,
-                    "data": options.data,
-                    "cache": options.cache,
+                    "data": from_anywhere(options.data),
+                    "cache": from_anywhere(options.cache),
                     "offload": options.offload,
                     "tensorboard": tensorboard,
                     "checkpoints": dict(zip(("every", "keep"), saving(options), strict=True)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from trgl.data import ImageData, ImageFiles, load
 from trgl.events import check_installed
 from trgl.recipes import Recipe
 from trgl.recipes.recipe import options as recipe_options
+from trgl.recipes.settings import unused
 
 _LARGEST_SEED = 2**63 - 1
 _METAVARS = {"int": "N", "str": "NAME"}
@@ -62,7 +63,7 @@ def _add_field(group: Any, field: dataclasses.Field[Any], recipe: Recipe | None)
     elif unit:
         default += f", in {unit}"
     help_text = f"{metadata['help']} (default: {default})"
-    flag = "--" + field.name.replace("_", "-")
+    flag = _flag(field.name)
     keywords: dict[str, Any] = {
         "dest": f"field_{field.name}",
         "default": None,
@@ -180,7 +181,29 @@ def chosen_recipe(options: argparse.Namespace) -> Recipe:
     }
     if "network" in changes:  # a run can be gone on with from elsewhere
         changes["network"] = own_code.absolute(changes["network"])
-    return recipe.override(changes, "command line")
+    chosen = recipe.override(changes, "command line")
+    _check_heeded(chosen, changes)
+    return chosen
+
+
+def _check_heeded(recipe: Recipe, changes: Mapping[str, Any]) -> None:
+    """Holds that what was typed has an effect, unless it is the default.
+
+    Raises:
+        ValueError: another value rules it out.
+    """
+    defaults = {field.name: field.default for field in recipe_options()}
+    for name, reason in unused(recipe).items():
+        if name in changes and changes[name] != defaults[name]:
+            raise ValueError(
+                f"{_flag(name)} has no effect with {_flag(reason)} "
+                f"{show(getattr(recipe, reason))}, received {show(changes[name])}; leave it out, "
+                f"or change {_flag(reason)}."
+            )
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def chosen_images(options: argparse.Namespace, recipe: Recipe) -> ImageData:

@@ -20,6 +20,7 @@ from trgl.cli.options import (
     chosen_recipe,
     chosen_tensorboard,
     seed_number,
+    show,
 )
 from trgl.cli.progress import Display
 from trgl.cli.resume import add_checkpoint_options, saving, take_up
@@ -63,6 +64,11 @@ def run(options: argparse.Namespace) -> int:
     """Train one network."""
     config = None if options.resume is None else take_up(options, comparison=False)
     recipe = chosen_recipe(options)
+    if options.field_taus:
+        raise ValueError(
+            f"--taus are swept over by trgl compare, and trgl train takes one, received "
+            f"{show(options.field_taus)}; give --tau, or use trgl compare."
+        )
     device = chosen_device(options)
     tensorboard = chosen_tensorboard(options)
     images = chosen_images(options, recipe)

@@ -23,6 +23,7 @@ NETWORKS = (*PAPERS, *RESNETS, *VGGS, *DENSENETS, *SWINS, *VITS, *MOBILE, *EFFIC
 
 TIMM = "timm:"  # in front of a name of timm's
 WITH_ENCODER = ("blocks", "wide", "resnet110")  # whose first layers may be module 0
+WITH_STEM = (*RESNETS, *DENSENETS, *MOBILE, *EFFICIENTNETS)  # whose first convolution is chosen
 CHANNELS_ANYWHERE = (*SWINS, *VITS)  # features that are no maps [N, C, H, W]
 
 

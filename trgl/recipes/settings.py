@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from trgl.models import names
 from trgl.recipes.recipe import Recipe, options
 
 Settings = Mapping[str, Mapping[str, Any]]
@@ -47,39 +48,44 @@ def make(name: str, title: str, *settings: Settings, published: str = "") -> Rec
     return dataclasses.replace(recipe, sources=told)
 
 
-def unused(recipe: Recipe) -> set[str]:
-    """The fields that say nothing about this recipe, because another one rules them out."""
-    found = set()
-    if recipe.network not in ("blocks", "wide"):
-        found |= {"blocks", "filters", "encoder_layers", "encoder_kernel", "encoder_stride"}
-    if recipe.network != "blocks":
-        found |= {"block"}
-    if recipe.network in ("blocks", "wide") or recipe.network.startswith(("vgg", "swin", "vit")):
-        found |= {"stem"}
+def unused(recipe: Recipe) -> dict[str, str]:
+    """The fields that say nothing about this recipe, and the field that rules each of them out."""
+    network = recipe.network
+    found: dict[str, str] = {}
+
+    def idle(reason: str, *fields: str) -> None:
+        found.update(dict.fromkeys(fields, reason))
+
+    if network not in ("blocks", "wide"):
+        idle("network", "blocks", "filters", "encoder_layers", "encoder_kernel", "encoder_stride")
+    if network != "blocks":
+        idle("network", "block")
+    if network not in names.WITH_STEM:
+        idle("network", "stem")
     if recipe.regime != "multi-lap":
-        found |= {"laps"}
+        idle("regime", "laps")
     if recipe.regime == "parallel":
-        found |= {"epochs_step"}
+        idle("regime", "epochs_step")
     if recipe.schedule != "milestones":
-        found |= {"milestones"}
+        idle("schedule", "milestones")
     if "cosine" not in (recipe.schedule, recipe.end_to_end_schedule):
-        found |= {"minimum_learning_rate"}
+        idle("schedule", "minimum_learning_rate")
     if recipe.encoder != "pretrained":
-        found |= {"pretrain_epochs", "pretrain_learning_rate"}
-    if not recipe.network.startswith(("swin", "vit")):
-        found |= {"patch", "window"}
+        idle("encoder", "pretrain_epochs", "pretrain_learning_rate")
+    if network not in (*names.SWINS, *names.VITS) and not network.startswith(names.TIMM):
+        idle("network", "patch", "window")
     if recipe.init != "orthogonal":
-        found |= {"init_gain"}
+        idle("init", "init_gain")
     if recipe.init != "truncated-normal":
-        found |= {"init_std"}
+        idle("init", "init_std")
     if recipe.head != "conv":
-        found |= {"head_windows"}
+        idle("head", "head_windows")
     if recipe.optimizer != "sgd":
-        found |= {"momentum"}
+        idle("optimizer", "momentum")
     if recipe.weighting == "multipliers":
-        found |= {"tau", "taus"}
+        idle("weighting", "tau", "taus")
     else:
-        found |= {"multiplier_initial", "multiplier_growth", "multiplier_every"}
+        idle("weighting", "multiplier_initial", "multiplier_growth", "multiplier_every")
     return found
 
 
