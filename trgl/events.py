@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trgl import rundir
+from trgl.durable import append_whole, write_atomically
 
 if TYPE_CHECKING:
     from tensorboard.compat.proto.event_pb2 import Event
@@ -76,7 +77,7 @@ class Events:
         began = time.time() - sum(seconds.values())
         ended = {e: began + sum(s for o, s in seconds.items() if o <= e) for e in seconds}
         new = self._path / rundir.EVENTS.replace("*", f"{time.time():017.6f}.trgl")  # names sort
-        rundir.write_atomically(new, _encoded([*_beginning(began), *_points(rows, ended)]))
+        write_atomically(new, _encoded([*_beginning(began), *_points(rows, ended)]))
         for file in old:
             if file.stat().st_size == 0:
                 file.unlink()
@@ -93,7 +94,7 @@ class Events:
         assert self._file is not None
         now = time.time()
         content = _encoded(_points(rows, {row["epoch"]: now for row in rows}))
-        rundir.append_whole(self._file, content, self._name)
+        append_whole(self._file, content, self._name)
 
     def close(self) -> None:
         """Give the file free; closing twice is harmless."""

@@ -2,8 +2,8 @@
 
 ``config.json`` says what was asked for, ``metrics.jsonl`` grows by a few lines each epoch,
 ``checkpoints`` holds what a run goes on from, ``summary.json`` and the picture come at the end.
-Whole files are replaced atomically (temporary file, fsync, rename); lines are appended in one write
-and synced: what was reported survives.
+Whole files are replaced atomically, lines are appended in one write and synced: what was reported
+survives.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import math
 import os
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
+
+from trgl.durable import append_whole, make, sync_directory, write_atomically
+from trgl.strict_json import to_json
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
@@ -31,82 +32,6 @@ EVENTS = "events.out.tfevents.*"  # for TensorBoard, whose names these are
 RUNS = "runs"  # key of a comparison's configuration: names of its runs' directories
 _MARK = "trgl run directory"
 _OURS = (METRICS, SUMMARY, PICTURE, SWEEP_PICTURE, REPORT, DIAGNOSIS, *TABLES)
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A stream whose content replaces a file when the context ends without an error.
-
-    Until then the old content stays; afterwards the new one is on the disk to stay.
-    """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
-            error.filename = str(path)  # a write knows only a number
-        raise
-    _sync_directory(path.parent)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old content or the new one, never a part."""
-    with replacing(path) as stream:
-        stream.write(content)
-
-
-def append_whole(file: int, content: bytes, path: Path) -> None:
-    """Append to an open file; the content is on the disk when this returns.
-
-    Args:
-        file: its descriptor.
-        content: to append.
-        path: of the file, for errors.
-
-    Raises:
-        OSError: it cannot be written; then nothing of it is there.
-    """
-    before = os.fstat(file).st_size
-    try:
-        while content:
-            content = content[os.write(file, content) :]
-        os.fsync(file)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            os.ftruncate(file, before)  # no torn line in front of the next one
-        if error.filename is None:
-            error.filename = str(path)
-        raise
-
-
-def to_json(value: Any, indent: int | None = 2) -> str:
-    """Strict JSON: NaN and infinities, which JSON does not know, become null."""
-    return json.dumps(_finite(value), indent=indent, allow_nan=False, ensure_ascii=False)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return value
-
-
-def _sync_directory(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 class RunDirectory:
@@ -176,7 +101,7 @@ class RunDirectory:
             except FileExistsError:
                 number += 1
                 continue
-            _sync_directory(parent)
+            sync_directory(parent)
             return cls.create(path)
 
     def write_config(self, config: Mapping[str, Any]) -> None:
@@ -201,7 +126,7 @@ class RunDirectory:
         if self._metrics is None:
             flags = os.O_CREAT | os.O_WRONLY | os.O_APPEND
             self._metrics = os.open(self.path / METRICS, flags, 0o644)
-            _sync_directory(self.path)
+            sync_directory(self.path)
         append_whole(self._metrics, _lines(rows), self.path / METRICS)
 
     def replace_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -253,20 +178,6 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 def from_anywhere(place: str | None) -> str | None:
     """A path as every working directory finds it; "memory", which is no path, as it is."""
     return place if place in (None, "memory") else os.path.abspath(place)
-
-
-def make(path: Path) -> None:
-    """Make a directory and those above it, so that they survive a crash."""
-    new = [place for place in (path, *path.parents) if not place.exists()]
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(
-            f"a run needs a directory that can be made, but {path} cannot: {error.strerror}; "
-            f"choose another --out."
-        ) from error
-    for place in new:
-        _sync_directory(place.parent)
 
 
 def _lock(path: Path) -> int:

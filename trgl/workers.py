@@ -27,12 +27,14 @@ import torch
 
 from trgl import rundir
 from trgl.data import ImageData
+from trgl.durable import write_atomically
 from trgl.pace import Progress
 from trgl.prepare import Prepared, Task, prepare
 from trgl.report import compare, draw
 from trgl.restore import has_checkpoint
 from trgl.run import perform
 from trgl.rundir import RunDirectory
+from trgl.strict_json import to_json
 
 Summary = dict[str, Any]
 _PATIENCE_SECONDS = 120.0  # for a step and a save
@@ -244,8 +246,8 @@ def _killed(job: Job, code: int | None) -> Summary:
         "that memory ran out: use fewer --jobs.",
     )
     if rundir.is_run_directory(job.out):  # else a run that begins anew would find it taken
-        text = rundir.to_json(summary) + "\n"
-        rundir.write_atomically(job.out / rundir.SUMMARY, text.encode())
+        text = to_json(summary) + "\n"
+        write_atomically(job.out / rundir.SUMMARY, text.encode())
     return summary
 
 

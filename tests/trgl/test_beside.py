@@ -14,7 +14,7 @@ from trgl.report import Comparison, compare, to_csv, to_dict, to_markdown
 from trgl.report.beside import beside
 from trgl.report.sweep import draw_sweep, swept
 from trgl.report.words import epochs_text, network_text
-from trgl.rundir import to_json
+from trgl.strict_json import to_json
 
 
 def summary(method: str, variant: str = "", seconds: float = 10.0) -> dict[str, Any]:

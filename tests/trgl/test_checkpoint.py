@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from trgl.checkpoint import Checkpoints, DamagedError, file, read, write
-from trgl.rundir import replacing
+from trgl.durable import replacing
 
 STATE = {"weights": torch.arange(5000.0), "step": 3, "names": ("a", None, 0.1, 2**70)}
 

@@ -15,7 +15,7 @@ from trgl.report import Comparison, compare, draw, to_csv, to_dict, to_markdown
 from trgl.report.picture import _range
 from trgl.report.tables import aligned
 from trgl.report.words import changed, describe, method_name, network_text, seeds_text
-from trgl.rundir import to_json
+from trgl.strict_json import to_json
 
 RECIPE = recipes.find("digits-20x1").override({"modules": 3})
 

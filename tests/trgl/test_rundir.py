@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from trgl import rundir
-from trgl.rundir import RunDirectory, read_metrics, to_json, write_atomically
+from trgl.rundir import RunDirectory, read_metrics
 
 
 def test_numbers_count_up_and_are_never_shared(tmp_path: Path) -> None:
@@ -119,30 +119,3 @@ def test_metrics_are_on_disk_after_every_epoch_and_survive_a_torn_line(tmp_path:
     ]
     path.write_text(path.read_text()[:-9])
     assert len(read_metrics(tmp_path / "run")) == 2
-
-
-def test_a_failed_write_leaves_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "summary.json"
-    write_atomically(path, b"old")
-
-    def fail(handle: int) -> None:
-        raise OSError("disk full")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "fsync", fail)
-        with pytest.raises(OSError, match="disk full"):
-            write_atomically(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["summary.json"]
-    write_atomically(path, b"new")
-    assert path.read_bytes() == b"new"
-    assert path.stat().st_mode & 0o777 == 0o644
-
-
-def test_json_is_strict() -> None:
-    text = to_json({1: (float("-inf"), 0.5, "é", None, True)}, indent=None)
-    assert text == '{"1": [null, 0.5, "é", null, true]}'
-    with pytest.raises(TypeError):
-        to_json({"a": object()})

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from trgl.rundir import replacing
+from trgl.durable import replacing
 
 from .plain import plain
 

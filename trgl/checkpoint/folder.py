@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trgl import rundir
+from trgl.durable import make
 
 from .file import DamagedError, read, write
 
@@ -239,7 +239,7 @@ class Checkpoints:
 
     def _write(self, path: Path, state: Mapping[str, Any]) -> None:
         if not self.folder.is_dir():
-            rundir.make(self.folder)
+            make(self.folder)
         write(path, state if self.note is None else {**state, "note": self.note()})
 
     def clean(self) -> None:

@@ -15,10 +15,12 @@ from trgl.cli.compare import jobs as positive
 from trgl.cli.options import chosen_device, seed_number
 from trgl.data import load
 from trgl.diagnose import Diagnosis, ModuleDiagnosis, diagnose, draw
+from trgl.durable import write_atomically
 from trgl.prepare import make_loaders
 from trgl.report.cells import aligned
 from trgl.report.records import run_directories
 from trgl.restore import load_network, read_config
+from trgl.strict_json import to_json
 
 _LEGEND = (
     "separable: test accuracy of the linear probe. moved: mean squared displacement in variances "
@@ -122,8 +124,8 @@ def run(options: argparse.Namespace) -> int:
             "state": _state(path),
             **found.as_dict(),
         }
-        text = rundir.to_json(content) + "\n"
-        rundir.write_atomically(path / rundir.DIAGNOSIS, text.encode())
+        text = to_json(content) + "\n"
+        write_atomically(path / rundir.DIAGNOSIS, text.encode())
         print(f"{name}: {found.samples} test images; linear probes on {found.probe_train} training "
               f"and {found.probe_test} test images; seed {options.seed}\n")  # fmt: skip
         print(table(found))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import trgl_kernels
-from trgl.rundir import to_json
+from trgl.strict_json import to_json
 
 
 def add(commands: Any, arguments: Sequence[str]) -> None:

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 
 from trgl.cli.options import chosen_device
+from trgl.durable import write_atomically
 from trgl.heads import HEADS
 from trgl.memory_table import METHODS, UNPENALIZED, Plan, Row, check, rows
-from trgl.rundir import to_json, write_atomically
+from trgl.strict_json import to_json
 from trgl.zoo import MODELS, subject
 
 _UNITS = {"b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}

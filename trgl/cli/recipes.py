@@ -12,7 +12,7 @@ from trgl.cli.options import show
 from trgl.recipes import Recipe
 from trgl.recipes.published import Published, row_of
 from trgl.recipes.recipe import options as recipe_options
-from trgl.rundir import to_json
+from trgl.strict_json import to_json
 
 _WIDTH = 110
 _METHODS = {"vanilla": "vanilla", "transport": "transport", "end-to-end": "end to end"}

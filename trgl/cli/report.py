@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from trgl.durable import write_atomically
 from trgl.report.page import all_figures, is_report, to_html
 from trgl.report.png import to_png
 from trgl.report.records import read_runs
-from trgl.rundir import REPORT, write_atomically
+from trgl.rundir import REPORT
 
 _ELSEWHERE = Path("trgl-report.html")
 

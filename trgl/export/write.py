@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trgl.durable import write_atomically
 from trgl.export.plain import plain_program
 from trgl.network import GreedyNetwork
-from trgl.rundir import write_atomically
 
 FORMATS = {
     "state-dict": "weights by name, for torch.load(FILE, weights_only=True)",

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import trgl
 from trgl.diagnose import diagnose, draw, lipschitz_ratios, transport_gap
-from trgl.rundir import to_json
+from trgl.strict_json import to_json
 
 
 class Map(nn.Module):
