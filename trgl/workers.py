@@ -12,12 +12,10 @@ import multiprocessing
 import os
 import signal
 import threading
-import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -30,6 +28,7 @@ from trgl.data import ImageData
 from trgl.durable import write_atomically
 from trgl.pace import Progress
 from trgl.prepare import Prepared, Task, prepare
+from trgl.processes import PATIENCE_SECONDS, follow_parent, interrupts_held, leave, stop
 from trgl.report import compare, draw
 from trgl.restore import has_checkpoint
 from trgl.run import perform
@@ -37,7 +36,6 @@ from trgl.rundir import RunDirectory
 from trgl.strict_json import to_json
 
 Summary = dict[str, Any]
-_PATIENCE_SECONDS = 120.0  # for a step and a save
 _MOST_THREADS = 1024
 
 
@@ -190,7 +188,7 @@ def _in_processes(
         ours, theirs = context.Pipe()
         process = context.Process(target=_work, args=(theirs, packed), daemon=True)
         processes.append(process)
-        with _interrupts_held():
+        with interrupts_held():
             process.start()
         theirs.close()  # now the end of the process is the end of the file
         busy[ours] = _Worker(process, ours, -1)
@@ -233,9 +231,9 @@ def _in_processes(
                 else:
                     dismiss(worker)  # the end of its file sends it home
         for process in processes:
-            process.join(_PATIENCE_SECONDS)
+            process.join(PATIENCE_SECONDS)
     finally:
-        _stop(processes)
+        stop(processes)
     return [summaries[index] for index in range(len(jobs))]
 
 
@@ -251,50 +249,10 @@ def _killed(job: Job, code: int | None) -> Summary:
     return summary
 
 
-@contextlib.contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Hold SIGINT back; a process that is started here never sees one, not even at its imports.
-
-    A terminal's Ctrl-C goes to the whole group: this process decides, and terminates the others.
-    """
-    resource_tracker.ensure_running()  # starting it later would let the signals through
-    came: list[int] = []
-    main = threading.current_thread() is threading.main_thread()
-    # The mask is for the child, which inherits it; here another thread may take the signal.
-    handler = signal.getsignal(signal.SIGINT)
-    if main:
-        signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        if main:
-            signal.signal(signal.SIGINT, handler)
-        if came:
-            signal.raise_signal(signal.SIGINT)
-
-
-def _stop(workers: Sequence[BaseProcess]) -> None:
-    """Let the processes finish their step, save and end; an interrupt meanwhile kills them."""
-    alive = [worker for worker in workers if worker.pid is not None and worker.is_alive()]
-    for worker in alive:
-        worker.terminate()
-    until = time.monotonic() + _PATIENCE_SECONDS
-    try:
-        for worker in alive:
-            worker.join(max(0.0, until - time.monotonic()))
-    finally:
-        for worker in alive:
-            if worker.is_alive():
-                worker.kill()
-            worker.join()
-
-
 def _work(pipe: Any, packed: dict[str, Any]) -> None:
     """What a worker process does: one job after the other until there are no more."""
-    signal.signal(signal.SIGTERM, _leave)
-    threading.Thread(target=_follow_parent, daemon=True).start()
+    signal.signal(signal.SIGTERM, leave)
+    threading.Thread(target=follow_parent, daemon=True).start()
     fields: dict[str, Any] = {
         key: torch.from_numpy(value) if hasattr(value, "dtype") else value
         for key, value in packed.items()
@@ -304,14 +262,3 @@ def _work(pipe: Any, packed: dict[str, Any]) -> None:
         while True:
             job = pipe.recv()
             pipe.send(_attempt(job, images, pipe.send))
-
-
-def _leave(number: int, frame: object) -> None:
-    raise SystemExit(128 + number)
-
-
-def _follow_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

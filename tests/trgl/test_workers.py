@@ -6,10 +6,6 @@ import json
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +17,7 @@ from trgl.data import ImageData
 from trgl.pace import Progress
 from trgl.prepare import Task
 from trgl.recipes import Recipe
-from trgl.workers import Job, _interrupts_held, _killed, cores, run_all, threads_per_run
+from trgl.workers import Job, _killed, cores, run_all, threads_per_run
 
 
 @pytest.fixture(scope="module")
@@ -125,37 +121,6 @@ def test_a_process_that_was_killed_before_its_run_began_leaves_room_for_it(tmp_p
     assert "exit code -9" in _killed(job, -9)["reason"]
     with rundir.RunDirectory.create(job.out) as directory:
         assert directory.path == job.out
-
-
-def test_an_interrupt_is_held_back_from_a_process_at_its_start() -> None:
-    with _interrupts_held():
-        masked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
-        script = "import os, signal; os.kill(os.getpid(), signal.SIGINT); print('alive')"
-        child = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert signal.SIGINT in masked
-    assert child.stdout == "alive\n"
-    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
-
-
-def test_an_interrupt_that_another_thread_takes_is_held_too() -> None:
-    free = threading.Event()
-    thread = threading.Thread(target=free.wait)  # it blocks no signal
-    thread.start()
-    reached: list[bool] = []
-
-    def interrupted() -> None:
-        with _interrupts_held():
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.1)
-            reached.append(True)
-
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            interrupted()
-    finally:
-        free.set()
-        thread.join()
-    assert reached
 
 
 def test_threads_are_shared_unless_asked_for() -> None:
