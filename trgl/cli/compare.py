@@ -20,6 +20,7 @@ from trgl.cli.options import (
     chosen_recipe,
     chosen_tensorboard,
     seed_number,
+    whole_number,
 )
 from trgl.cli.progress import Display
 from trgl.cli.resume import add_checkpoint_options, saving, take_up
@@ -81,7 +82,7 @@ def add(commands: Any, arguments: Sequence[str]) -> None:
     )
     parser.add_argument(
         "--jobs",
-        type=jobs,
+        type=whole_number,
         default=None,
         metavar="N",
         help="runs side by side, each a process (default: as many as cores for recipes of one "
@@ -126,13 +127,6 @@ def methods(text: str) -> list[str]:
             f"{text!r}"
         )
     return found
-
-
-def jobs(text: str) -> int:
-    """A number of processes."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"a whole number from 1 on expected, received {text!r}")
-    return int(text)
 
 
 def run(options: argparse.Namespace) -> int:

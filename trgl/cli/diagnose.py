@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trgl import rundir
-from trgl.cli.compare import jobs as positive
-from trgl.cli.options import chosen_device, seed_number
+from trgl.cli.options import chosen_device, seed_number, whole_number
 from trgl.data import load
 from trgl.diagnose import Diagnosis, ModuleDiagnosis, diagnose, draw
 from trgl.durable import write_atomically
@@ -51,7 +50,7 @@ def add(commands: Any, arguments: Sequence[str]) -> None:
     )
     parser.add_argument(
         "--samples",
-        type=positive,
+        type=whole_number,
         default=500,
         metavar="N",
         help="test images for displacements and distances, at least 2; the exact assignment takes "
@@ -59,7 +58,7 @@ def add(commands: Any, arguments: Sequence[str]) -> None:
     )
     parser.add_argument(
         "--probe-train",
-        type=positive,
+        type=whole_number,
         default=1000,
         metavar="N",
         help="training images that the linear probes are fitted to, or all where the run had fewer "
@@ -67,7 +66,7 @@ def add(commands: Any, arguments: Sequence[str]) -> None:
     )
     parser.add_argument(
         "--probe-test",
-        type=positive,
+        type=whole_number,
         default=1000,
         metavar="N",
         help="test images that they are tested on (default: 1000)",

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from trgl.cli.options import chosen_device
+from trgl.cli.options import chosen_device, whole_number
 from trgl.durable import write_atomically
 from trgl.heads import HEADS
 from trgl.memory_table import METHODS, UNPENALIZED, Plan, Row, check, rows
@@ -60,7 +60,7 @@ def add(commands: Any, arguments: Sequence[str]) -> None:
     )
     parser.add_argument(
         "--batch",
-        type=_whole,
+        type=whole_number,
         default=None,
         metavar="N",
         help="in images (default: 64; a recipe's own)",
@@ -74,7 +74,7 @@ def add(commands: Any, arguments: Sequence[str]) -> None:
     )
     parser.add_argument(
         "--classes",
-        type=_whole,
+        type=whole_number,
         default=None,
         metavar="N",
         help="number of classes (default: 10; a recipe's own)",
@@ -231,14 +231,8 @@ def _shape(text: str) -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
-def _whole(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) < 2**31:
-        raise argparse.ArgumentTypeError(f"a whole number from 1 on expected, received {text!r}")
-    return int(text)
-
-
 def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(_whole(part.strip()) for part in text.split(","))
+    return tuple(whole_number(part.strip()) for part in text.split(","))
 
 
 def _methods(text: str) -> tuple[str, ...]:

@@ -264,3 +264,11 @@ def seed_number(text: str) -> int:
             f"a whole number from 0 on, at most {_LARGEST_SEED}, expected, received {text!r}"
         )
     return int(digits)
+
+
+def whole_number(text: str) -> int:
+    """A whole number from 1 to what 31 bits hold."""
+    digits = text.strip()
+    if not digits.isdecimal() or len(digits) > 10 or not 1 <= int(digits) < 2**31:
+        raise argparse.ArgumentTypeError(f"a whole number from 1 on expected, received {text!r}")
+    return int(digits)

@@ -8,6 +8,7 @@ from typing import Any
 
 from trgl import rundir
 from trgl.checkpoint import Every
+from trgl.cli.options import whole_number
 from trgl.restore import read_config, recipe_of
 
 _SAVE_EVERY, _KEEP = "10m", 2
@@ -40,7 +41,7 @@ def add_checkpoint_options(parser: argparse.ArgumentParser, what: str) -> None:
     group.add_argument(
         "--keep-checkpoints",
         metavar="N",
-        type=_count,
+        type=whole_number,
         help=f"how many are kept, the last ones (default: {_KEEP})",
     )
 
@@ -51,12 +52,6 @@ def _every(text: str) -> str:
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return text
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"a whole number from 1 on expected, received {text!r}")
-    return int(text)
 
 
 def saving(options: argparse.Namespace) -> tuple[str, int]:
