@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 from pathlib import Path
@@ -79,7 +80,7 @@ def test_the_one_before_a_damaged_one_is_used(tmp_path: Path) -> None:
         checkpoints.load()
 
 
-def test_a_disk_that_is_full_leaves_the_last_good_one(tmp_path: Path) -> None:
+def test_what_cannot_be_written_leaves_the_last_good_one(tmp_path: Path) -> None:
     told: list[str] = []
     checkpoints = Checkpoints(tmp_path / "c", tell=told.append)
     checkpoints.save({"step": 1}, 1)
@@ -89,8 +90,22 @@ def test_a_disk_that_is_full_leaves_the_last_good_one(tmp_path: Path) -> None:
         assert checkpoints.try_save(STATE, 2) is None
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert "the disk is full" in told[0]
+    assert "because it cannot be written ([Errno 27] File too large" in told[0]
     assert "step-0000000001.pt" in told[0]
     assert os.listdir(tmp_path / "c") == ["step-0000000001.pt"]
     assert checkpoints.try_save(STATE, 2) is not None  # with room again
     assert checkpoints.error is None
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_disk_that_is_full_is_called_so(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("trgl.checkpoint.folder.write", refuse)
+    told: list[str] = []
+    assert Checkpoints(tmp_path / "c", tell=told.append).try_save(STATE, 2) is None
+    assert "because the disk is full" in told[0]
+    assert "none is there yet" in told[0]

@@ -199,7 +199,7 @@ class Checkpoints:
     def trouble(self) -> str:
         """What became of the last attempt to save, and which checkpoint is the last good one."""
         error, last = self.error, next(iter(self.paths()), None)
-        full = error is not None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        full = error is not None and error.errno in (errno.ENOSPC, errno.EDQUOT)
         reason = "the disk is full" if full else "it cannot be written"
         good = "none is there yet" if last is None else f"the last good one is {last}"
         return f"No checkpoint was saved, because {reason} ({error}); {good}."

@@ -245,7 +245,8 @@ def run(options: argparse.Namespace) -> int:
         tabular = lines[0].startswith("|")
         print("\n" + (part if tabular else "\n".join(_wrapped(line) for line in lines)))
     seconds = round(time.monotonic() - started)
-    print(f"\n{count} runs in {seconds // 60} min {seconds % 60} s, {side_by_side} side by side")
+    runs = "1 run" if count == 1 else f"{count} runs"
+    print(f"\n{runs} in {seconds // 60} min {seconds % 60} s, {side_by_side} side by side")
     pictures = [str(path / PICTURE)] + [SWEEP_PICTURE] * (len(swept(result)) > 1)
     print(f"tables:  {path / markdown}, {table}, {machine}\npicture: {', '.join(pictures)}")
     failed = [summary for summary in summaries if summary["state"] != "done"]

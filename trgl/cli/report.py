@@ -56,7 +56,8 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(f"--png takes a directory, but {options.png} is a file.")
     write_atomically(out, to_html(runs).encode())
     ended = sum(one.done for one in runs)
-    print(f"{len(runs)} runs, of which {ended} ended well\nreport:   {out}")
+    count = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
+    print(f"{count}, of which {ended} ended well\nreport:   {out}")
     if options.png is not None:
         options.png.mkdir(parents=True, exist_ok=True)
         for figure in all_figures(runs):

@@ -33,8 +33,12 @@ def test_a_real_comparison_becomes_a_page(
         mean = difference["last_module_last_epoch"]["mean"]
         assert f"{100 * mean:+.1f}" in page.texts
     assert trgl("report", out) == 0  # an earlier report is replaced
+    capsys.readouterr()
     assert trgl(*command, "--out", out, "--overwrite", "--methods", "vanilla") == 0
+    assert "\n1 run in 0 min " in capsys.readouterr().out
     assert not (out / "report.html").exists()  # it was of runs that are gone
+    assert trgl("report", out) == 0
+    assert "1 run, of which 1 ended well" in capsys.readouterr().out
 
 
 def test_several_runs_and_their_pictures(
