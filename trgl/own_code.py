@@ -3,7 +3,6 @@
 Loading such a file runs it, with all rights of the process, as `python FILE.py` would.
 """
 
-import difflib
 import hashlib
 import importlib.util
 import re
@@ -13,12 +12,27 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from .near import meant
+
 _REFERENCE = re.compile(r"(.+\.py):([A-Za-z_]\w*)")
 
 
 def is_reference(text: str) -> bool:
     """Whether a name has the form FILE.py:NAME."""
     return _REFERENCE.fullmatch(text) is not None
+
+
+def check_named(text: str) -> None:
+    """Holds that a name is not that of a file alone, without what it defines.
+
+    Raises:
+        ValueError: it is.
+    """
+    if text.endswith(".py"):
+        raise ValueError(
+            f":NAME is missing behind {text}: what a file of your own defines is FILE.py:NAME, "
+            f"such as {text}:network."
+        )
 
 
 def absolute(reference: str) -> str:
@@ -58,9 +72,7 @@ def load(reference: str) -> Any:
         ) from None
     module = _run(path, content)
     if not hasattr(module, name):
-        near = difflib.get_close_matches(name, vars(module), n=1, cutoff=0.4)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise ValueError(f"{match[1]} defines no {name!r}.{hint}")
+        raise ValueError(f"{match[1]} defines no {name!r}.{meant(name, vars(module), most=1)}")
     return getattr(module, name)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from trgl.data.sources import SIZES
 from trgl.heads import Head
 from trgl.models import names
 from trgl.models.papers import BLOCKS
+from trgl.near import meant
 from trgl.recipes import Recipe
 from trgl_kernels.blocks import Regularized
 from trgl_kernels.convert import twin_of
@@ -163,12 +163,11 @@ def _check(name: str) -> None:
     if name in known or name.startswith(names.TIMM):
         names.check(name)
         return
+    own_code.check_named(name)
     every = ["wide-10-1", *known, *recipes.NAMES, *recipes.ALIASES]
-    near = difflib.get_close_matches(name, every, n=1, cutoff=0.4)
-    hint = f" Did you mean {near[0]}?" if near else ""
     raise ValueError(
-        f"there is no model {name!r}.{hint} The models are wide-K-M, {', '.join(every[1:])}, and "
-        f"{names.TIMM}NAME."
+        f"there is no model {name!r}.{meant(name, every)} `trgl memory --help` says which there "
+        f"are, and `trgl recipes` lists the recipes."
     )
 
 

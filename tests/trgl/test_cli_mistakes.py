@@ -17,7 +17,14 @@ from trgl.cli import main
     [
         ([], "required: COMMAND"),
         (["fly"], "invalid choice: 'fly'"),
-        (["train"], "needs a RECIPE, one of "),
+        (["train"], "needs a RECIPE, such as digits-20x1 (trgl recipes lists them), or --resume"),
+        (["compare"], "needs a RECIPE, such as digits-20x1"),
+        (["train", "mine.py"], "trgl: :NAME is missing behind mine.py"),
+        (["train", "digits-20x1", "--network", "mine.py"], "trgl: :NAME is missing behind mine.py"),
+        (["memory", "mine.py"], "trgl: :NAME is missing behind mine.py"),
+        (["train", "digits-20x1", "--network", "resnt18"], "Did you mean resnet18? Also near: "),
+        (["memory", "resnt18"], "Did you mean resnet18? Also near: "),
+        (["memory", "nope"], "no model 'nope'. `trgl memory --help` says which there are"),
         (["train", "digit-20x1"], "Did you mean digits-20x1?"),
         (["recipes", "mnist"], "Did you mean mnist-20x1?"),
         (["train", "digits-20x1", "--tau", "0"], "tau must be above 0"),
@@ -112,6 +119,7 @@ def test_wrong_input_is_one_paragraph_and_exit_code_2(
     assert message in captured.err
     assert len(captured.err.strip().splitlines()) == 1
     assert captured.err.startswith("trgl")
+    assert len(captured.err) < 600 + len(" ".join(words))  # no wall of names
     assert sorted(os.listdir()) == ["file.gz", "small.npz"]
 
 

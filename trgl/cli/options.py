@@ -170,8 +170,8 @@ def chosen_recipe(options: argparse.Namespace) -> Recipe:
         return restored
     if options.recipe is None:
         raise ValueError(
-            f"trgl {options.command} needs a RECIPE, one of {', '.join(recipes.names())}, or "
-            f"--resume DIR; see trgl {options.command} --help."
+            f"trgl {options.command} needs a RECIPE, such as {recipes.names()[0]} (trgl recipes "
+            f"lists them), or --resume DIR; see trgl {options.command} --help."
         )
     recipe = recipes.find(options.recipe)
     changes = {

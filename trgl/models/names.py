@@ -1,8 +1,7 @@
 """The names of the networks that recipes and `trgl memory` know."""
 
-import difflib
-
 from .. import own_code
+from ..near import meant
 
 RESNETS = (
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
@@ -39,9 +38,8 @@ def check(name: str) -> None:
     timm = name.startswith(TIMM) and len(name) > len(TIMM)
     if name in NETWORKS or timm or own_code.is_reference(name):
         return
-    near = difflib.get_close_matches(name, NETWORKS, n=1, cutoff=0.4)
-    hint = f" Did you mean {near[0]}?" if near else ""
+    own_code.check_named(name)
     raise ValueError(
-        f"there is no network {name!r}.{hint} The networks are {', '.join(NETWORKS)}, and "
-        f"{TIMM}NAME for a model of timm's, FILE.py:NAME for one of your own."
+        f"there is no network {name!r}.{meant(name, NETWORKS)} `trgl memory --help` says which "
+        f"there are; use {TIMM}NAME for a model of timm's, FILE.py:NAME for one of your own."
     )

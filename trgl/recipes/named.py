@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 
+from trgl import own_code
+from trgl.near import meant
 from trgl.recipes import demos, own
 from trgl.recipes.figures import FIGURES
 from trgl.recipes.published import Published, rows
@@ -72,11 +73,8 @@ def find(name: str) -> Recipe:
         return NAMES[name]()
     if own.is_reference(name):
         return own.find(name)
-    near = difflib.get_close_matches(name, [*NAMES, *ALIASES], n=3, cutoff=0.5)
-    hint = f" Did you mean {near[0]}?" if near else ""
-    if near[1:]:
-        hint += f" Also near: {', '.join(near[1:])}."
+    own_code.check_named(name)
     raise ValueError(
-        f"there is no recipe {name!r}.{hint} `trgl recipes` lists them; FILE.py:NAME is "
-        "one of your own."
+        f"there is no recipe {name!r}.{meant(name, [*NAMES, *ALIASES])} `trgl recipes` lists them; "
+        f"FILE.py:NAME is one of your own."
     )
