@@ -14,6 +14,7 @@ from trgl.report.words import shown, strength
 
 _PENALTY = (
     "tau",
+    "taus",
     "weighting",
     "multiplier_initial",
     "multiplier_growth",
@@ -169,7 +170,9 @@ def _labels(groups: Sequence[Sequence[RunRecord]]) -> list[str]:
         words.append({"end-to-end": "end to end"}.get(method, method))
         if method == "transport":
             words[-1] += f" ({strength(recipe)})"
-        told = {"name", "title", "tau", "weighting"} if method == "transport" else {"name", "title"}
+        # of the penalty's fields those that its strength says, or all where there is no penalty
+        told = {"tau", "taus", "weighting"} if method == "transport" else set(_PENALTY)
+        told |= {"name", "title"}
         same = [other for other in recipes if other["name"] == recipe["name"]]
         words += [
             f"{key.replace('_', '-')} {shown(value)}"

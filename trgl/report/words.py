@@ -114,8 +114,12 @@ def changed(recipe: Mapping[str, Any]) -> str:
         return ""
     original = recipes.find(recipe["name"]).as_dict()
     fields = [key for key in original if key not in ("name", "title", "published")]
-    # an earlier version wrote fewer fields
-    different = [key for key in fields if recipe.get(key, original[key]) != original[key]]
+    # an earlier version wrote fewer fields; a run of a sweep has a tau of its own and no others
+    different = [
+        key
+        for key in fields
+        if recipe.get(key, original[key]) != original[key] and (key != "taus" or recipe[key])
+    ]
     return ", ".join(f"{key.replace('_', '-')} {shown(recipe[key])}" for key in different)
 
 

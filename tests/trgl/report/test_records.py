@@ -106,8 +106,23 @@ def test_labels_say_what_differs(tmp_path: Path) -> None:
     assert labels == [
         "transport (tau = 0.5), head linear",
         "transport (tau = 0.05), head conv",
-        "end to end, head linear, tau 0.05",
+        "end to end, head linear",
     ]
+
+
+def test_the_runs_of_a_sweep_differ_in_tau_alone(tmp_path: Path) -> None:
+    paths = [write_run(tmp_path / "a", "vanilla", changes={"taus": (0.05, 0.5)})]
+    for tau in (0.05, 0.5):
+        paths.append(write_run(tmp_path / f"tau{tau}", changes={"tau": tau}))
+    groups = group_runs(read_runs(paths))
+    assert [group.label for group in groups] == [
+        "vanilla",
+        "transport (tau = 0.05)",
+        "transport (tau = 0.5)",
+    ]
+    found = [(pair.group.label, pair.other.label) for pair in pairs(groups)]
+    assert ("transport (tau = 0.5)", "vanilla") in found
+    assert len(found) == 3
 
 
 def test_labels_differ_also_where_nothing_else_does(tmp_path: Path) -> None:
