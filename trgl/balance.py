@@ -15,6 +15,7 @@ from .losses import LossBuilder
 from .memory.fake import Fakes
 from .memory.intervals import HeadBytes, Row
 from .memory.partition import balanced
+from .memory.saved import precision
 
 _NO_ENERGY = 1 << 62
 BATCH = 32  # samples for which bytes are compared; they are very nearly proportional to it
@@ -70,11 +71,12 @@ def by_memory(
     freeze_head: bool = False,
     images: Shape,
     local_losses: Sequence[LossBuilder | None],
+    autocast: torch.dtype | None = None,
 ) -> list[int]:
     """Blocks per module such that the heaviest one keeps the fewest bytes for backward.
 
     A module without an energy is made only where there are not enough blocks that have one.
-    Counted with its head, with the energies, in float32 or whatever type the weights have.
+    Counted with its head, with the energies, in the type of the weights or under autocast.
 
     Args:
         model: whose blocks they are, regularized.
@@ -90,6 +92,7 @@ def by_memory(
         freeze_head: the heads do not train.
         images: shape of what enters the network, which local losses are given.
         local_losses: of every module; None is cross-entropy alone.
+        autocast: bfloat16, float16 or None.
 
     Raises:
         ValueError: layers or heads that do not fit.
@@ -100,8 +103,9 @@ def by_memory(
     whole = energy == "module"
     with DryRun(model, encoder) as run:
         x = run.images(shape)
+        front: Body | None = None
         if stem:
-            x, _, _ = run.body([stem], x, "residue", "the encoder")
+            x, front, _ = run.body([stem], x, "residue", "the encoder")
         device, dtype, entering = x.device, x.dtype, tuple(x.shape[1:])
         for number, block in enumerate(blocks, 1):
             owner = f"the module with block {number}"
@@ -113,7 +117,11 @@ def by_memory(
     with fakes.mode:
         first = torch.empty(BATCH, *entering, device=device, dtype=dtype)
         originals = torch.empty(BATCH, *images, device=device, dtype=dtype) if stem else first
-    row = Row(bodies, first, fakes, energies=not whole, whole=whole)
+    if front is not None and autocast is not None:  # then it may hand on another type
+        front = fakes.module(front)
+        with fakes.mode, torch.no_grad(), precision(originals, autocast):
+            first = front(originals)
+    row = Row(bodies, first, fakes, energies=not whole, whole=whole, autocast=autocast)
 
     several = isinstance(head, Sequence) and not isinstance(head, str)
     kinds: list[Head] = list(head) if several else [head] * modules  # type: ignore[arg-type,list-item]

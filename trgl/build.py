@@ -59,6 +59,7 @@ def build_network(recipe: Recipe, images: Images, seed: int) -> GreedyNetwork:
             freeze_encoder=recipe.frozen_encoder,
             shared_head=recipe.shared_head,
             recompute_heads=recipe.recompute_heads,
+            autocast=autocast_of(recipe),
             seed=generator(seed, HEADS).initial_seed(),  # the body's first draws are another's
         )
         if recipe.init == "orthogonal":
@@ -121,6 +122,11 @@ def balance_of(recipe: Recipe) -> str | Sequence[int]:
     if recipe.network in ("blocks", "wide") and balance == "papers":
         return (recipe.blocks,) * recipe.modules
     return models.blocks_of(recipe.network, recipe.modules, balance == "papers-balanced")
+
+
+def autocast_of(recipe: Recipe) -> torch.dtype | None:
+    """The type of a recipe's autocast."""
+    return None if recipe.autocast == "none" else getattr(torch, recipe.autocast)
 
 
 def heads_of(recipe: Recipe) -> Head | list[Head]:

@@ -59,6 +59,9 @@ class Feed:
             )
         if _length(loader) == 0:
             raise self._empty()
+        if isinstance(loader, list | tuple):
+            for batch in loader:
+                self._check_pair(batch)
         labels = _labels_of(loader)
         self._labels_checked = labels is not None
         self._checked = False
@@ -160,13 +163,18 @@ class Feed:
             f"its size, and drop_last when the set is smaller than a batch."
         )
 
+    def _check_pair(self, batch: object) -> None:
+        items = list(batch) if isinstance(batch, Sequence) else []
+        if len(items) == 2 and all(isinstance(item, Tensor) for item in items):
+            return
+        of = f" of {', '.join(type(item).__name__ for item in items)}" if items else ""
+        raise ValueError(
+            f"A batch of the {self.name} set must be a pair of tensors, images and labels, but got "
+            f"{type(batch).__name__}{of}. Adapt the loader."
+        )
+
     def _check(self, batch: Sequence[Tensor]) -> None:
-        pair = isinstance(batch, Sequence) and len(batch) == 2
-        if not pair or not all(isinstance(item, Tensor) for item in batch):
-            raise ValueError(
-                f"A batch of the {self.name} set must be a pair of tensors, images and labels, but "
-                f"got {type(batch).__name__}. Adapt the loader."
-            )
+        self._check_pair(batch)
         images, labels = batch
         if images.dim() == 0 or tuple(images.shape[1:]) != self.input_shape:
             raise ValueError(

@@ -98,14 +98,42 @@ class Row:
         return values
 
 
+def methods_for(subject: Subject) -> tuple[str, ...]:
+    """The methods that say something of a model: all, but for what it has not."""
+    methods = METHODS if subject.has_energies else UNPENALIZED
+    blocks = _has_blocks(subject.build())
+    return tuple(method for method in methods if blocks or method != "checkpointed")
+
+
+def _has_blocks(model: nn.Module) -> bool:
+    return any(isinstance(m, Regularized) or twin_of(m) is not None for m in model.modules())
+
+
 def check(plan: Plan) -> None:
-    """Holds that the model can be cut into as many modules as are asked for.
+    """Holds that the model can be cut into as many modules as are asked for, and penalized.
 
     Raises:
-        ValueError: as `trgl.split`.
+        ValueError: as `trgl.split`; or a penalty is asked for, and a module has nothing to measure;
+            or checkpointing of residual blocks, and there are none.
     """
-    if any(method not in _WHOLE for method in plan.methods):
-        network_of(plan.subject, plan.subject.build(), "vanilla", max(plan.modules))
+    model = plan.subject.build()
+    if "checkpointed" in plan.methods and not _has_blocks(model):
+        raise ValueError(
+            "checkpointed runs every residual block again, but the model has none that is known; "
+            "leave checkpointed out of --methods."
+        )
+    if all(method in _WHOLE for method in plan.methods):
+        return
+    penalized = any(method not in UNPENALIZED for method in plan.methods)
+    for modules in plan.modules if penalized else [max(plan.modules)]:
+        network = network_of(plan.subject, model, "vanilla", modules)
+        bare = [k for k, module in enumerate(network, 1) if module.energy_terms == 0]
+        if penalized and bare:
+            raise ValueError(
+                f"the penalty needs a block whose energy is measured in every module, but of "
+                f"{modules} modules the number {bare[0]} has none; ask for fewer modules, or for "
+                f"--methods end-to-end,vanilla."
+            )
 
 
 def rows(plan: Plan) -> Iterator[Row]:
@@ -125,7 +153,13 @@ def rows(plan: Plan) -> Iterator[Row]:
                 yield _row(plan, model, method, modules)
 
 
-def network_of(subject: Subject, model: nn.Module, method: str, modules: int) -> GreedyNetwork:
+def network_of(
+    subject: Subject,
+    model: nn.Module,
+    method: str,
+    modules: int,
+    autocast: torch.dtype | None = None,
+) -> GreedyNetwork:
     """A network as a method trains it, of a copy of the model.
 
     Raises:
@@ -133,7 +167,7 @@ def network_of(subject: Subject, model: nn.Module, method: str, modules: int) ->
     """
     again = method in ("recompute", "recompute-heads", "balanced")
     copied = copy.deepcopy(model)
-    if any(isinstance(m, Regularized) or twin_of(m) is not None for m in copied.modules()):
+    if _has_blocks(copied):
         regularize(copied, "activation" if again else "none")
     balance: str | Sequence[int] = subject.by_hand.get(modules, "depth")
     network = split(
@@ -143,6 +177,7 @@ def network_of(subject: Subject, model: nn.Module, method: str, modules: int) ->
         subject.classes,
         balance="memory" if method == "balanced" else balance,
         recompute_heads=_heads_again(subject, method, modules),
+        autocast=autocast,
         **{**subject.options, "head": subject.head(modules)},
     )
     if method == "checkpointed":
@@ -196,7 +231,7 @@ def _row(plan: Plan, model: nn.Module, method: str, modules: int) -> Row:
 
 
 def _computed(plan: Plan, model: nn.Module, method: str, modules: int) -> Row:
-    network = network_of(plan.subject, model, method, modules).to(plan.device)
+    network = network_of(plan.subject, model, method, modules, plan.autocast).to(plan.device)
     whole = method in _WHOLE
     penalty = not whole and method != "vanilla"
     keywords: dict[str, Any] = {

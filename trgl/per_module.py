@@ -74,6 +74,11 @@ def criteria_of(
     for one in criteria:
         if not callable(one):
             raise ValueError(f"A criterion must be a callable, but got {type(one).__name__}.")
+        if isinstance(one, type):
+            raise ValueError(
+                f"A criterion is called with logits and labels, but got the class {one.__name__}. "
+                f"Pass an instance: {one.__name__}()."
+            )
         if isinstance(one, nn.Module):
             one.to(device)
     return criteria
@@ -90,7 +95,8 @@ def build_optimizer(
         owner: for errors.
 
     Raises:
-        ValueError: it is no callable, or it returns something else.
+        ValueError: it is no callable, or it returns something else, or an optimizer of parameters
+            that it was not given.
     """
     if not callable(builder):
         raise ValueError(
@@ -103,6 +109,14 @@ def build_optimizer(
         raise ValueError(
             f"The optimizer callable must return a torch.optim.Optimizer whose step takes no "
             f"closure, but for {owner} it returned {type(optimizer).__name__}."
+        )
+    own = set(map(id, parameters))
+    held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    foreign = sum(id(parameter) not in own for parameter in held)
+    if foreign:
+        raise ValueError(
+            f"The optimizer of {owner} must hold parameters that the callable was given, but "
+            f"{foreign} of its {len(held)} are others. Build it from the callable's argument."
         )
     return optimizer
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from trgl.build import build_network
+from trgl.build import autocast_of, build_network
 from trgl.data import (
     Batches,
     ImageData,
@@ -163,7 +163,7 @@ def make_trainer(task: Task, network: GreedyNetwork) -> Trainer:
         device=task.device,
         clip_norm=recipe.clip_norm or None,
         accumulate=recipe.accumulate,
-        autocast=None if recipe.autocast == "none" else getattr(torch, recipe.autocast),
+        autocast=autocast_of(recipe),
         compile=recipe.compile,
         channels_last=recipe.channels_last,
         chunk=recipe.chunk or None if keeps else None,

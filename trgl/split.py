@@ -41,6 +41,7 @@ def split(
     shared_head: bool = False,
     freeze_head: bool = False,
     recompute_heads: bool | int = False,
+    autocast: torch.dtype | None = None,
     seed: int | None = None,
 ) -> GreedyNetwork:
     """Splits a model into K modules with a head each, ready for module-wise training.
@@ -86,6 +87,8 @@ def split(
             first so many (and module 0), whose heads work on large maps. Less is held between the
             two passes; the second run comes first in backward, so that the peak of a step that
             runs them back to back stays. A head with hooks keeps what it kept.
+        autocast: torch.bfloat16 or torch.float16 where the network will train under it: the bytes
+            that balance="memory" compares are then counted so. Nothing else depends on it.
         seed: of the initialization of the heads; None takes PyTorch's global generator.
 
     Returns:
@@ -99,7 +102,7 @@ def split(
     Source: TRGL (Karkar et al., NeurIPS 2023), section 3; energy="module" is equation 2.
     """
     shape = check_arguments(
-        model, modules, input_shape, num_classes, energy, encoder, freeze_encoder, seed
+        model, modules, input_shape, num_classes, energy, encoder, freeze_encoder, autocast, seed
     )
     recomputes = recomputing(recompute_heads, modules)
     layout = layout_of(model)
@@ -150,6 +153,7 @@ def split(
                 freeze_head=freeze_head,
                 images=shape,
                 local_losses=local[zero:],
+                autocast=autocast,
             )
         starts = [sum(counts[:k]) for k in range(modules + 1)]
         groups = [blocks[a:b] for a, b in pairwise(starts)]

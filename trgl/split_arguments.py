@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from numbers import Integral
 
+import torch
 from torch import nn
 
 from .body import Unit
@@ -19,6 +20,7 @@ def check_arguments(
     energy: str | None,
     encoder: str | nn.Module | None,
     freeze_encoder: bool,
+    autocast: torch.dtype | None,
     seed: int | None,
 ) -> Shape:
     """Holds the arguments of `split` against their ranges; returns the shape of an image.
@@ -41,6 +43,11 @@ def check_arguments(
         raise ValueError(
             f"input_shape must be that of one image without the batch, such as (3, 32, 32), but "
             f"got {input_shape!r}. Give a tuple of whole numbers of at least 1."
+        )
+    if autocast not in (None, torch.bfloat16, torch.float16):
+        raise ValueError(
+            f"autocast must be torch.bfloat16, torch.float16 or None, but got {autocast!r}. Give "
+            f"the type that the trainer will be given."
         )
     if seed is not None and not _is_whole(seed):
         raise ValueError(f"seed must be a whole number or None, but got {seed!r}. Give an int.")

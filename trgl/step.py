@@ -135,6 +135,14 @@ class LocalStep:
             if not is_full(error):
                 raise
             raise memory_error(error, self.number, x.device, x.shape[0], self._updating) from error
+        except ValueError as error:
+            if len(x) > 1 or "value per channel" not in str(error):
+                raise
+            raise ValueError(
+                f"A batch norm trains on more than one value per channel, but module {self.number} "
+                f"got a batch of 1 image, perhaps the last one of the epoch. Let the loader drop "
+                f"it (drop_last=True), or choose another batch size."
+            ) from error
 
     def _train(self, x: Tensor, labels: Tensor, images: Tensor) -> Tensor:
         """The step, in a frame of its own: its local tensors are gone when the boundary closes."""
@@ -150,11 +158,8 @@ class LocalStep:
             criterion = self.criterion(logits, labels)
             if self.module.local_loss is not None:
                 criterion = self.module.local_loss(criterion, features, images, labels)
-        if criterion.dim() != 0:
-            raise ValueError(
-                f"A criterion must return a 0-dimensional tensor, but that of module {self.number} "
-                f"returned shape {list(criterion.shape)}. Use reduction='mean'."
-            )
+        if not isinstance(criterion, Tensor) or criterion.dim() != 0:
+            raise _no_loss(self.number, criterion)
         objective = criterion
         if self.weights is not None and cost is not None:
             objective = self.weights.objective(self.place, criterion, cost, first)
@@ -238,6 +243,17 @@ class LocalStep:
         for gradient in (*self.held, *own):
             if gradient is not None:
                 self.boundary.keep(gradient)
+
+
+def _no_loss(number: int, criterion: object) -> ValueError:
+    if isinstance(criterion, Tensor):
+        returned, remedy = f"shape {list(criterion.shape)}", "Use reduction='mean'"
+    else:
+        returned, remedy = f"a {type(criterion).__name__}", "Return the loss as a tensor"
+    return ValueError(
+        f"A criterion must return a 0-dimensional tensor, but that of module {number} returned "
+        f"{returned}. {remedy}."
+    )
 
 
 def _check_settings(clip_norm: object, accumulate: object, autocast: object) -> None:

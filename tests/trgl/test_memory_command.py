@@ -6,7 +6,7 @@ import json
 import pytest
 
 from trgl.cli import main
-from trgl.memory_table import network_of
+from trgl.memory_table import METHODS, methods_for, network_of
 from trgl.zoo import subject
 
 SMALL = ["memory", "resnet18", "--input-shape", "3x32x32", "--batch", "4", "--modules", "2"]
@@ -63,6 +63,8 @@ def test_knows_recipes(capsys) -> None:
         (["memory", "resnet18", "--fit", "100"], "with its unit"),
         (["memory", "resnet18", "--batch", "1"], "use 2 images or more, or heads without BN"),
         (["memory", "resnet18", "--methods", "magic"], "some of end-to-end"),
+        (["memory", "vgg11", "--modules", "4"], "of 4 modules the number 1 has none"),
+        (["memory", "vgg11", "--methods", "checkpointed"], "the model has none that is known"),
         (["memory", "resnet18", "--json", "/nowhere/file.json"], "there is no directory"),
         (["memory", "resnet18", "--device", "quantum"], "--device must name"),
     ],
@@ -77,6 +79,12 @@ def test_wrong_input_is_told_in_one_paragraph(arguments, message, capsys) -> Non
 def test_too_many_modules_are_found_before_the_table(capsys) -> None:
     assert main(["memory", "resnet18", "--modules", "2,9"]) == 2
     assert capsys.readouterr().out == ""
+
+
+def test_methods_that_say_nothing_of_a_model_are_left_out() -> None:
+    assert "checkpointed" not in methods_for(subject("vgg11"))
+    assert methods_for(subject("densenet121")) == ("end-to-end", "vanilla")
+    assert methods_for(subject("resnet18")) == tuple(METHODS)
 
 
 def test_what_fits_nowhere_is_none(capsys) -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from small import CLASSES, SHAPE, Once, differing, network, sgd, state
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 from training import TEST, TRAIN, X, Y, trained
 
 import trgl
@@ -40,6 +41,8 @@ def test_loaders_need_neither_length_nor_labels():
         ([(X.flatten(1), Y)], "was split for images"),
         ([(X.to(torch.uint8), Y)], "torch.uint8"),
         ([X], "a pair of tensors"),
+        ([{"image": X, "label": Y}], "a pair of tensors, .* got dict"),
+        ([(X, Y, Y)], "got tuple of Tensor, Tensor, Tensor"),
         ([(X, Y.tolist())], "a pair of tensors"),
         (iter(TRAIN), "every epoch can iterate again"),
         (3, "every epoch can iterate again"),
@@ -79,9 +82,11 @@ def test_a_loader_that_shows_its_labels_is_checked_as_a_whole():
         ({"optimizer": torch.optim.SGD([nn.Parameter(X)], 0.1)}, "got SGD"),
         ({"optimizer": lambda p: None}, "for module 1 it returned NoneType"),
         ({"optimizer": lambda p: torch.optim.LBFGS(p)}, "no closure"),
+        ({"optimizer": lambda p: sgd([*p, nn.Parameter(X)])}, "1 of its 10 are others"),
         ({"criterion": [nn.CrossEntropyLoss()]}, "3, but got 1"),
         ({"criterion": "ce"}, "3, but got 2"),
         ({"criterion": 3}, "got int"),
+        ({"criterion": nn.CrossEntropyLoss}, r"Pass an instance: CrossEntropyLoss\(\)"),
         ({"transport": Transport([1.0, 2.0])}, "3, but got 2"),
         ({"accumulate": 0}, "accumulate"),
         ({"clip_norm": 0.0}, "clip_norm"),
@@ -102,6 +107,18 @@ def test_wrong_settings_are_refused_when_the_trainer_is_built(options, message):
     options = {"optimizer": sgd, "epochs": 1} | options
     with pytest.raises(ValueError, match=message):
         Trainer(network(modules=3), **options)
+
+
+def test_a_criterion_that_returns_no_tensor_is_refused():
+    with pytest.raises(ValueError, match=r"that of module 1 returned a float\. Return the loss"):
+        trained(network(modules=1), criterion=lambda logits, labels: 1.0)
+
+
+def test_a_single_image_is_too_few_for_a_batch_norm():
+    whole = (torch.cat([X, X[:1]]), torch.cat([Y, Y[:1]]))
+    loader = DataLoader(TensorDataset(*whole), batch_size=len(X))
+    with pytest.raises(ValueError, match=r"module 1 got a batch of 1 image.*drop_last=True"):
+        trained(network(modules=1, head="conv"), data=loader)
 
 
 def test_a_transport_cost_without_energies_is_refused():

@@ -56,11 +56,20 @@ class Parser(argparse.ArgumentParser):
         for action in self._actions:
             if isinstance(action, argparse._SubParsersAction):
                 parser = action.choices[command]
-        known = [*parser._option_string_actions, *self._option_string_actions]
-        wrong = [word.partition("=")[0] for word in words if word.startswith("--")]
-        near = [match for word in wrong for match in difflib.get_close_matches(word, known, n=1)]
-        meant = f". Did you mean {', '.join(near)}?" if near else ""
+        options = [*parser._option_string_actions, *self._option_string_actions]
+        known = [option[2:] for option in options if option.startswith("--")]
+        wrong = [word[2:].partition("=")[0] for word in words if word.startswith("--")]
+        near = [match for word in wrong for match in _nearest(word, known)]
+        meant = f". Did you mean --{', --'.join(near)}?" if near else ""
         parser.error(f"unrecognized arguments: {' '.join(words)}{meant}")
+
+
+def _nearest(word: str, known: Sequence[str]) -> list[str]:
+    """The name whose initials are `word`, such as lr, or the one that is spelt nearest."""
+    initials = ["".join(part[:1] for part in name.split("-")) for name in known]
+    if len(word) > 1 and word in initials:
+        return [known[initials.index(word)]]
+    return difflib.get_close_matches(word, known, n=1)
 
 
 def complain(message: str) -> None:

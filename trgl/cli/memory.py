@@ -15,7 +15,7 @@ import torch
 from trgl.cli.options import chosen_device, whole_number
 from trgl.durable import write_atomically
 from trgl.heads import HEADS
-from trgl.memory_table import METHODS, UNPENALIZED, Plan, Row, check, rows
+from trgl.memory_table import METHODS, Plan, Row, check, methods_for, rows
 from trgl.strict_json import to_json
 from trgl.zoo import MODELS, subject
 
@@ -149,7 +149,7 @@ def run(options: argparse.Namespace) -> int:
         subject=chosen,
         batch=options.batch or chosen.batch,
         modules=options.modules or chosen.modules or (2, 4),
-        methods=tuple(options.methods or (METHODS if chosen.has_energies else UNPENALIZED)),
+        methods=tuple(options.methods or methods_for(chosen)),
         device=device,
         autocast=None if options.autocast is None else torch.bfloat16,
         fit=options.fit,

@@ -21,6 +21,12 @@ def check_pair(where: str, images: Images, labels: Tensor) -> None:
     Raises:
         ValueError: a wrong type, rank or length, an empty set, or a negative label.
     """
+    for name, value in (("images", images), ("labels", labels)):
+        if not isinstance(value, Tensor | ImageFiles):
+            raise ValueError(
+                f"{where}: {name} must be a torch.Tensor, received {type(value).__name__}; convert "
+                f"an array with torch.from_numpy."
+            )
     if not isinstance(images, ImageFiles) and (images.dtype != torch.uint8 or images.dim() != 4):
         raise ValueError(
             f"{where}: images must be uint8 of shape [N, C, H, W], received {images.dtype} of "

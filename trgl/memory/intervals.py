@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -11,7 +12,7 @@ from trgl_kernels import collect_energy
 
 from ..recompute import recomputed
 from .fake import Fakes
-from .saved import SavedCounter, tensors_of
+from .saved import SavedCounter, precision, tensors_of
 
 _Storages = dict[int, int]  # bytes by address
 
@@ -49,6 +50,7 @@ class Row:
         fakes: that made x.
         energies: whether blocks report energies, which are then part of the loss.
         whole: the displacement of a module as a whole is part of the loss.
+        autocast: bfloat16, float16 or None.
     """
 
     def __init__(
@@ -59,8 +61,10 @@ class Row:
         *,
         energies: bool,
         whole: bool = False,
+        autocast: torch.dtype | None = None,
     ) -> None:
         self._fakes = fakes
+        self._autocast = autocast
         self._energies = energies
         self._whole = whole
         self._counters: list[SavedCounter] = []  # they keep addresses from being given away
@@ -103,7 +107,7 @@ class Row:
             assert images is not None
             local = self._fakes.module(loss).train()
             counter.ignore(tensors_of(local))
-        with self._fakes.mode, counter.watch():
+        with self._fakes.mode, precision(x, self._autocast), counter.watch():
             logits = recomputed(head, x) if recompute else head(x)
             labels = self._fakes.labels(x.shape[0], head)
             criterion = F.cross_entropy(logits, labels)
@@ -122,6 +126,7 @@ class Row:
         self._counters.append(counter)
         with (
             self._fakes.mode,
+            precision(x, self._autocast),
             counter.watch(),
             collect_energy() if self._energies else nullcontext(),
         ):

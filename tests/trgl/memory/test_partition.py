@@ -96,6 +96,16 @@ BUILDERS = {
     "displacement": chain(energy="displacement"),
     "module": chain(energy="module"),
     "frozen-encoder": chain(freeze_encoder=True),
+    "autocast": lambda modules, balance: trgl.split(
+        resnet(),
+        modules,
+        (3, 32, 32),
+        CLASSES,
+        "conv",
+        balance,
+        encoder="stem",
+        autocast=torch.bfloat16,
+    ),
 }
 
 
@@ -107,7 +117,9 @@ def test_equals_brute_force_over_networks(name, modules) -> None:
     def heaviest(balance) -> int:
         greedy = build(modules, balance)
         penalty = name != "plain"
-        return max(one.total for one in count_network(greedy, 32, penalty=penalty) if one.number)
+        autocast = torch.bfloat16 if name == "autocast" else None
+        counted = count_network(greedy, 32, penalty=penalty, autocast=autocast)
+        return max(one.total for one in counted if one.number)
 
     blocks = 5
     every = {tuple(counts): heaviest(counts) for counts in partitions(blocks, modules)}
