@@ -1,6 +1,7 @@
 """The shapes of a model's features, found by running it on tensors without data."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Self
 
 import torch
@@ -19,17 +20,34 @@ from .layout import is_composite
 from .untouched import untouched
 
 
+@contextmanager
+def only_dropout_trains(*roots: nn.Module) -> Iterator[None]:
+    """Inside, all layers but dropout are in evaluation mode; afterwards each is in its own again.
+
+    Dropout may overwrite its input, in training only.
+    """
+    modes = [(layer, layer.training) for root in roots for layer in root.modules()]
+    for layer, _ in modes:
+        layer.training = isinstance(layer, _DropoutNd)
+    try:
+        yield
+    finally:
+        for layer, mode in modes:
+            layer.training = mode
+
+
 class DryRun:
     """Runs layers on fake tensors, which have shapes and no data.
 
-    Inside, the model is in evaluation mode, except for dropout, which may overwrite its input in
-    training only; afterwards every layer is as it was, and blocks that were told to recover their
-    residues keep them where something later overwrites what they would recover them from.
+    Inside, only dropout is in training mode; afterwards every layer is as it was, and blocks that
+    were told to recover their residues keep them where something later overwrites what they would
+    recover them from.
     """
 
     def __init__(self, model: nn.Module, encoder: str | nn.Module | None) -> None:
         roots = [model, *([encoder] if isinstance(encoder, nn.Module) else [])]
-        self._modes = [(m, m.training) for root in roots for m in root.modules()]
+        self._roots = roots
+        self._modes = only_dropout_trains(*roots)
         weights = [p for root in roots for p in root.parameters() if p.is_floating_point()]
         self._device = weights[0].device if weights else torch.device("cpu")
         self._dtype = weights[0].dtype if weights else torch.get_default_dtype()
@@ -38,8 +56,8 @@ class DryRun:
         self._hooks: list[RemovableHandle] = []
 
     def __enter__(self) -> Self:
-        for module, _ in self._modes:
-            module.training = isinstance(module, _DropoutNd)
+        self._modes.__enter__()
+        for module in (layer for root in self._roots for layer in root.modules()):
             if isinstance(module, Regularized) and module.recompute != "none":
                 self._hooks.append(module.register_forward_hook(self._remember))
         return self
@@ -47,8 +65,7 @@ class DryRun:
     def __exit__(self, *_: object) -> None:
         for hook in self._hooks:
             hook.remove()
-        for module, mode in self._modes:
-            module.training = mode
+        self._modes.__exit__(None, None, None)
         for block, tensors in self._recovering:
             if any(tensor._version != version for tensor, version in tensors):
                 block.with_recompute("none")
@@ -197,16 +214,13 @@ class DryRun:
     def check_loss(self, loss: nn.Module, shape: Shape, images: Shape, owner: str) -> None:
         """Puts a local loss beside its module and holds that it gives one number."""
         loss.to(self._device, self._dtype)
-        modes = [(module, module.training) for module in loss.modules()]
-        for module, _ in modes:
-            module.training = isinstance(module, _DropoutNd)
         features = self.images(shape)
         version = features._version
         with self._fake:
             criterion = torch.zeros((), device=self._device, dtype=self._dtype)
             labels = torch.zeros(2, dtype=torch.long, device=self._device)
         try:
-            with self._fake, torch.no_grad():
+            with torch.no_grad(), only_dropout_trains(loss), untouched(loss), self._fake:
                 found = loss(criterion, features, self.images(images), labels)
         except Exception as error:
             raise ValueError(
@@ -215,9 +229,6 @@ class DryRun:
                 f"{(str(error).strip().splitlines() or [repr(error)])[0]} Check the arguments of "
                 f"its forward, and the shapes of its layers."
             ) from error
-        finally:
-            for module, mode in modes:
-                module.training = mode
         if not isinstance(found, Tensor) or found.dim() != 0:
             got = f"shape {list(found.shape)}" if isinstance(found, Tensor) else repr(found)
             raise ValueError(
@@ -233,17 +244,10 @@ class DryRun:
     def check_head(self, head: nn.Module, shape: Shape, num_classes: int, owner: str) -> None:
         """Puts the head beside its module and holds its logits against num_classes."""
         head.to(self._device, self._dtype)
-        modes = [(module, module.training) for module in head.modules()]
-        for module, _ in modes:
-            # dropout overwrites its input, if it does, in training only
-            module.training = isinstance(module, _DropoutNd)
         x = self.images(shape)
         version = x._version
-        try:
+        with only_dropout_trains(head):
             logits = self._unit("head", head, x, f"the head of {owner}")
-        finally:
-            for module, mode in modes:
-                module.training = mode
         if x._version != version:
             raise ValueError(
                 f"A head must leave the features as they are, because the next module gets them "

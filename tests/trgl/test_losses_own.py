@@ -50,6 +50,34 @@ def test_a_list_has_one_for_each_module_that_trains() -> None:
     assert [module.local_loss is None for module in frozen] == [True, False]
 
 
+def test_what_a_local_loss_keeps_for_later_is_of_the_training() -> None:
+    class Masked(nn.Module):
+        mask = None
+
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, criterion, features, images, labels):
+            self.calls += 1
+            if self.mask is None:
+                self.mask = torch.ones_like(features[:1])
+            return criterion + (self.mask * features).square().mean()
+
+    net = network(2, 2, local_loss=lambda *_: Masked())
+    for module in net:
+        assert module.local_loss.mask is None  # and no tensor without data
+        assert module.local_loss.calls == 0
+        features, logits = module(torch.randn(4, *module_input(module)))
+        loss = module.local_loss(logits.sum(), features, features, torch.zeros(4))
+        assert loss.isfinite()
+
+
+def module_input(module: trgl.GreedyModule) -> tuple[int, ...]:
+    convolution = next(layer for layer in module.modules() if isinstance(layer, nn.Conv2d))
+    return (convolution.in_channels, 6, 6)
+
+
 class Wrong(nn.Module):
     def __init__(self, kind):
         super().__init__()
