@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from trgl_kernels import collect_energy
 from trgl_kernels.blocks import Regularized
 
-from . import heads
+from . import heads, own_code
 from .body import Body, Unit
 from .heads import Head, Shape
 from .layout import is_composite
@@ -190,11 +190,13 @@ class DryRun:
             with torch.no_grad(), untouched(unit), self._fake:
                 y = unit(x)
         except Exception as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+            if (line := own_code.place(error)) is not None:
+                reason = f"{type(error).__name__}: {reason} ({line})."
             raise ValueError(
                 f"The shapes of {owner} cannot be inferred: its layer {name!r} "
-                f"({type(unit).__name__}) fails on features {tuple(x.shape[1:])} with: "
-                f"{str(error).strip().splitlines()[0] if str(error).strip() else error!r} Check "
-                f"input_shape, and that the layers fit one another in this order."
+                f"({type(unit).__name__}) fails on features {tuple(x.shape[1:])} with: {reason} "
+                f"Check input_shape, and that the layers fit one another in this order."
             ) from error
         if not isinstance(y, Tensor) or y.dim() < 2 or y.shape[0] != x.shape[0]:
             got = f"shape {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__

@@ -3,17 +3,20 @@
 Loading such a file runs it, with all rights of the process, as `python FILE.py` would.
 """
 
+import contextlib
 import hashlib
 import importlib.util
 import re
 import sys
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from .near import meant
 
+_KEY = "trgl_own_"  # in front of the names of loaded modules
 _REFERENCE = re.compile(r"(.+\.py):([A-Za-z_]\w*)")
 
 
@@ -76,9 +79,58 @@ def load(reference: str) -> Any:
     return getattr(module, name)
 
 
+@contextlib.contextmanager
+def called(reference: str) -> Iterator[None]:
+    """What a file defines is called here: an error becomes one that names its line in the file.
+
+    Args:
+        reference: FILE.py:NAME of what is called.
+
+    Raises:
+        ValueError: in the place of any other error.
+    """
+    try:
+        yield
+    except Exception as error:
+        path = Path(reference.rpartition(":")[0]).expanduser().resolve()
+        raise ValueError(f"{_failure(error, path)}.") from error
+
+
+def told(error: Exception) -> str:
+    """What to tell about an error: its kind, its text, and its line where a loaded file has it."""
+    where = place(error)
+    return _named(error) if where is None else f"{where} fails with {_named(error)}"
+
+
+def place(error: BaseException) -> str | None:
+    """FILE, line N: the innermost line of a loaded file that had a part in an error; None: none."""
+    loaded = {
+        getattr(module, "__file__", None)
+        for key, module in list(sys.modules.items())
+        if key.startswith(_KEY)
+    }
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if frame.filename in loaded:
+            return f"{frame.filename}, line {frame.lineno}"
+    return None
+
+
+def _failure(error: BaseException, path: Path) -> str:
+    """The file, the innermost of its lines that had a part in an error, and the error."""
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        lines.append(error.lineno)
+    where = f", line {lines[-1]}" if lines else ""
+    return f"{path}{where} fails with {_named(error)}"
+
+
+def _named(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".rstrip(": .")
+
+
 def _run(path: Path, content: bytes) -> ModuleType:
     digest = hashlib.sha256(str(path).encode() + b"\0" + content).hexdigest()[:16]
-    key = f"trgl_own_{path.stem}_{digest}"
+    key = f"{_KEY}{path.stem}_{digest}"
     if key in sys.modules:
         return sys.modules[key]
     spec = importlib.util.spec_from_file_location(key, path)
@@ -93,15 +145,7 @@ def _run(path: Path, content: bytes) -> ModuleType:
         del sys.modules[key]
         if not isinstance(error, Exception):
             raise
-        lines = [
-            f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)
-        ]
-        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
-        where = "" if line is None else f", line {line}"
-        raise ValueError(
-            f"{path}{where} fails with {type(error).__name__}: {error}. Run it by itself: python "
-            f"{path}"
-        ) from error
+        raise ValueError(f"{_failure(error, path)}. Run it by itself: python {path}") from error
     finally:
         sys.path.remove(str(path.parent))
     return module

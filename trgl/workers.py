@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from trgl import rundir
+from trgl import own_code, rundir
 from trgl.data import ImageData
 from trgl.durable import write_atomically
 from trgl.pace import Progress
@@ -140,7 +140,7 @@ def _attempt(job: Job, images: ImageData, progress: Callable[[Progress], None]) 
         raise  # nobody is there who could be told of a failure
     except Exception as error:
         plain = isinstance(error, (ValueError, OSError, RuntimeError)) and str(error)
-        reason = str(error) if plain else f"{type(error).__name__}: {error}".rstrip(": ")
+        reason = str(error) if plain else own_code.told(error)
         return _failed(job, reason) | {"traceback": traceback.format_exc()}
 
 

@@ -100,6 +100,87 @@ def test_a_file_that_fails_names_its_line(tmp_path: Path, content: str, message:
     assert not any("broken" in name for name in set(sys.modules) - loaded)
 
 
+BROKEN = """
+import torch
+import trgl
+from torch import nn
+
+class Late(nn.Conv2d):
+    def forward(self, x):
+        if type(x) is torch.Tensor and self.training:
+            return helper(x)
+        return super().forward(x)
+
+def helper(x):
+    return lost + x
+
+def network(input_shape, num_classes):
+    return nn.Sequential(nn.Conv2d(1, helper(4), 3))
+
+def torchs(input_shape, num_classes):
+    return nn.Sequential(nn.Conv2d(4, 4, groups=3, kernel_size=3))
+
+def shapes(input_shape, num_classes):
+    layers = [nn.Conv2d(c, 2, 3, padding=1) for c in (1, 2, 2)]
+    return nn.Sequential(layers[0], Wrong(), *layers[1:])
+
+class Wrong(nn.Module):
+    def forward(self, x):
+        return lost + x
+
+def late(input_shape, num_classes):
+    return nn.Sequential(*[Late(c, 2, 3, padding=1) for c in (1, 2, 2, 2)])
+
+def recipe():
+    return trgl.recipes.find("digits-20x1").override({"tua": 3})
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (
+            ["train", "digits-20x1", "--network", "{}:network"],
+            2,
+            "line 13 fails with NameError: na",
+        ),
+        (["memory", "{}:network"], 2, "line 13 fails with NameError: name 'lost' is not defined."),
+        (["memory", "{}:torchs"], 2, "line 19 fails with ValueError: in_channels must be divis"),
+        (["train", "digits-20x1", "--network", "{}:shapes"], 2, "is not defined ({}, line 27). C"),
+        (
+            ["train", "{}:recipe"],
+            2,
+            "line 33 fails with ValueError: a recipe has no field 'tua'. D",
+        ),
+        (["train", "digits-20x1", "--network", "{}:late"], 1, "line 13 fails with NameError: name"),
+    ],
+)
+def test_an_error_in_what_a_file_defines_names_its_line(
+    tmp_path: Path, capsys, words: list[str], code: int, message: str
+) -> None:
+    path = tmp_path / "broken.py"
+    path.write_text(BROKEN)
+    words = [word.format(path) for word in words]
+    if words[0] == "train":
+        words += ["--encoder", "stem", "--energy", "displacement", "--modules", "2"]
+        words += ["--train-size", "20", "--out", str(tmp_path / "run")]
+    assert main(words) == code
+    said = " ".join(capsys.readouterr().err.split())
+    assert message.format(path) in said
+    if "fails with" in message:
+        assert f"{path}, line" in said
+
+
+def test_an_error_of_a_run_in_a_comparison_names_its_line(tmp_path: Path, capsys) -> None:
+    path = tmp_path / "broken.py"
+    path.write_text(BROKEN)
+    words = ["--encoder", "stem", "--energy", "displacement", "--modules", "2", "--train-size"]
+    words += ["20", "--seeds", "0", "--methods", "vanilla", "--out", str(tmp_path / "compared")]
+    assert main(["compare", "digits-20x1", "--network", f"{path}:late", *words]) == 1
+    said = capsys.readouterr().err
+    assert f"1 of 1 runs: {path}, line 13 fails with NameError: name 'lost'" in said
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

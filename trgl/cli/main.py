@@ -181,12 +181,13 @@ def _nobody_reads() -> bool:
 
 
 def _explain(error: Exception, shown: bool) -> str:
+    from trgl import own_code
     from trgl.trainer import DeviceMemoryError, DivergenceError
 
     if isinstance(error, (OSError, DeviceMemoryError, DivergenceError)):
         return str(error)
     hint = "" if shown else " (trgl --traceback ... shows where it happened.)"
-    return f"{type(error).__name__}: {error}{hint}"
+    return f"{own_code.told(error)}{hint}"
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ def build(reference: str, shape: tuple[int, ...], classes: int) -> nn.Module:
         classes: of its own classifier, where it has one.
 
     Raises:
-        ValueError: the file cannot be loaded, or what it defines is no such callable.
+        ValueError: the file cannot be loaded, or what it defines is no such callable, or fails.
     """
     function = own_code.load(reference)
     if not callable(function) or isinstance(function, nn.Module):
@@ -31,7 +31,8 @@ def build(reference: str, shape: tuple[int, ...], classes: int) -> nn.Module:
             f"a network is made by a callable (input_shape, num_classes) -> nn.Module, but "
             f"{reference} does not take these: {error}."
         ) from None
-    model = function(shape, classes)
+    with own_code.called(reference):
+        model = function(shape, classes)
     if not isinstance(model, nn.Module):
         raise ValueError(
             f"{reference} must return an nn.Module, but it returned {type(model).__name__}."

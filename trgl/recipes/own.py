@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 
-from trgl.own_code import is_reference, load
+from trgl.own_code import called, is_reference, load
 from trgl.recipes.recipe import Recipe
 
 __all__ = ["find", "is_own", "is_reference"]
@@ -29,11 +29,12 @@ def find(name: str) -> Recipe:
     """The recipe of FILE.py:NAME; the file is run.
 
     Raises:
-        ValueError: it cannot be loaded, or is no recipe.
+        ValueError: it cannot be loaded, fails, or is no recipe.
     """
     if is_own(name):
         found = load(name)
-        recipe = found() if callable(found) else found
+        with called(name):
+            recipe = found() if callable(found) else found
         if isinstance(recipe, Recipe):
             return recipe
     raise ValueError(

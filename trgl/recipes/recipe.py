@@ -9,6 +9,7 @@ from typing import Any
 
 from trgl.data import DATASETS
 from trgl.losses import LOSSES
+from trgl.near import meant
 from trgl.recipes.checks import check_together
 from trgl.recipes.fields import check_field, option
 from trgl.recipes.network import NetworkFields
@@ -237,7 +238,8 @@ class Recipe(NetworkFields):
         for key in changes:
             if key not in known:
                 raise ValueError(
-                    f"a recipe has no field {key!r}; its fields are {', '.join(known)}."
+                    f"a recipe has no field {key!r}.{meant(key, known)} `trgl train --help` shows "
+                    f"them as options."
                 )
         sources = {**self.sources, **dict.fromkeys(changes, source)}
         return dataclasses.replace(self, **changes, sources=sources)
