@@ -199,6 +199,6 @@ def tick_text(value: float) -> str:
     """A tick's value: 1,000, 0.05, 1e-6."""
     if value == 0 or abs(value) < 1e-12:
         return "0"
-    if not 1e-3 <= abs(value) < 1e6:
+    if not 1e-4 <= abs(value) < 1e6:
         return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"

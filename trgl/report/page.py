@@ -177,7 +177,7 @@ def _runs(runs: Sequence[RunRecord]) -> str:
                 str(summary["state"]),
                 accuracy,
                 seconds_text(summary["seconds"]) if "seconds" in summary else "–",
-                str(run.config.get("started", "–")),
+                str(run.config.get("started", "–"))[:16].replace("T", " "),
                 "yes" if run.diagnosis else "no",
             )
         )

@@ -58,7 +58,7 @@ tbody th{font-weight:500}
 tbody th:not(.n){min-width:8.5rem}
 td.n,th.n{text-align:right;white-space:nowrap}
 thead th.n{white-space:normal;max-width:8.5rem}
-td.long{overflow-wrap:anywhere}
+td.long{overflow-wrap:anywhere;min-width:6.5rem}
 tr.changed th::after{content:" (changed)";color:var(--warn)}
 figure{margin:0}
 figcaption{font-size:.9rem;margin-top:.4rem}
