@@ -74,7 +74,9 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     session = getattr(config, "_benchmarksession", None)
-    rows = [dict(b.extra_info) for b in session.benchmarks] if session else []
+    rows = (
+        [dict(b.extra_info) for b in session.benchmarks if "op" in b.extra_info] if session else []
+    )
     if rows:
         terminalreporter.section("× is how many times longer the other takes, medians")
         for line in table(rows):
