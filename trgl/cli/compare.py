@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from trgl.cli.main import FAILED, complain
+from trgl.cli.messages import FAILED, complain
 from trgl.cli.options import (
     add_recipe_options,
     add_run_options,

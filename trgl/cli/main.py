@@ -1,4 +1,4 @@
-"""Commands, exit codes and messages: a user's mistake is one paragraph, never a traceback."""
+"""The commands and their parser; a user's mistake is one paragraph, never a traceback."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
-DONE, FAILED, WRONG_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+from trgl.cli.messages import FAILED, INTERRUPTED, TERMINATED, WRONG_INPUT, complain
 
 _EXIT_CODES = (
     "Exit codes: 0 done, 1 failed, 2 wrong input, 130 interrupted (Ctrl-C), 143 terminated."
@@ -70,18 +70,6 @@ def _nearest(word: str, known: Sequence[str]) -> list[str]:
     if len(word) > 1 and word in initials:
         return [known[initials.index(word)]]
     return difflib.get_close_matches(word, known, n=1)
-
-
-def complain(message: str) -> None:
-    """One paragraph on stderr, as wide as the terminal, at most 100 columns."""
-    with contextlib.suppress(OSError):
-        width = os.get_terminal_size(sys.stderr.fileno()).columns if sys.stderr.isatty() else 0
-        paragraph = " ".join(message.split())
-        if width:
-            paragraph = textwrap.fill(
-                paragraph, min(width, 100), break_long_words=False, break_on_hyphens=False
-            )
-        print(paragraph, file=sys.stderr, flush=True)
 
 
 def build_parser(arguments: Sequence[str]) -> Parser:

@@ -50,21 +50,21 @@ def build(
     options = {"stochastic_depth_prob": drop_path} if name in names.EFFICIENTNETS else {}
     model: nn.Module = getattr(zoo, name)(num_classes=classes, **options)
     if name in names.RESNETS:
-        _first(model, "conv1", shape[0], stem, 3)
+        _first(model, "conv1", shape[0], stem)
         if stem != "imagenet":
             model.maxpool = nn.Identity()
     elif name in names.DENSENETS:
-        _first(model, "features.conv0", shape[0], stem, 3)
+        _first(model, "features.conv0", shape[0], stem)
         if stem != "imagenet":
             model.get_submodule("features").pool0 = nn.Identity()
     elif name in names.VGGS:
-        _first(model, "features.0", shape[0], "imagenet", 3)
+        _first(model, "features.0", shape[0], "imagenet")
     else:
-        _first(model, "features.0.0", shape[0], stem, 3)
+        _first(model, "features.0.0", shape[0], stem)
     return model
 
 
-def _first(model: nn.Module, name: str, channels: int, stem: str, kernel: int) -> None:
+def _first(model: nn.Module, name: str, channels: int, stem: str) -> None:
     """Puts another first convolution in place of torchvision's, where it has to differ."""
     old = model.get_submodule(name)
     assert isinstance(old, nn.Conv2d)
@@ -74,9 +74,9 @@ def _first(model: nn.Module, name: str, channels: int, stem: str, kernel: int) -
     new = nn.Conv2d(
         channels,
         old.out_channels,
-        kernel if small else old.kernel_size,  # type: ignore[arg-type]
+        3 if small else old.kernel_size,  # type: ignore[arg-type]
         stride=1 if small else old.stride,  # type: ignore[arg-type]
-        padding=kernel // 2 if small else old.padding,  # type: ignore[arg-type]
+        padding=1 if small else old.padding,  # type: ignore[arg-type]
         bias=old.bias is not None,
     )
     parent, _, leaf = name.rpartition(".")
