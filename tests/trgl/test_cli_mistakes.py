@@ -38,7 +38,7 @@ from trgl.cli import main
         (["train", "digits-20x1", "--seed", "9" * 5000], "at most 9223372036854775807"),
         (["compare", "digits-20x1", "--seeds", f"0,{2**64}"], "at most 9223372036854775807"),
         (["compare", "digits-20x1", "--seeds", "0-999999999999"], "at most 10000 seeds"),
-        (["train", "digits-20x1", "--head", "mlp", "--batch-size", "1"], "batch_size 1"),
+        (["train", "digits-20x1", "--head", "mlp", "--batch-size", "1"], "--batch-size 1"),
         (["train", "digits-20x1", "--taus", "0.1,0.5"], "trgl train takes one, received 0.1,0.5"),
         (
             ["train", "digits-20x1", "--optimizer", "adamw", "--momentum", "0.5"],

@@ -24,6 +24,7 @@ from trgl.cli.options import (
 )
 from trgl.cli.progress import Display
 from trgl.cli.resume import add_checkpoint_options, saving, take_up
+from trgl.cli.spelling import as_typed
 from trgl.cli.train import open_directory
 from trgl.prepare import Task, prepare
 from trgl.recipe_memory import bytes_by_method
@@ -173,7 +174,7 @@ def run(options: argparse.Namespace) -> int:
         finished[job.task.label] = summary
         label = f"{job.task.variant or job.task.method}, seed {job.task.seed}"
         if summary["state"] != "done":
-            display.finished(f"{label}: failed: {summary['reason']}")
+            display.finished(f"{label}: failed: {as_typed(summary['reason'], options)}")
             if options.traceback and "traceback" in summary:
                 print(summary["traceback"], end="", file=sys.stderr, flush=True)
             return
@@ -251,7 +252,8 @@ def run(options: argparse.Namespace) -> int:
     print(f"tables:  {path / markdown}, {table}, {machine}\npicture: {', '.join(pictures)}")
     failed = [summary for summary in summaries if summary["state"] != "done"]
     if failed:
-        complain(f"trgl: failed: {len(failed)} of {count} runs: {failed[0]['reason']}")
+        reason = as_typed(failed[0]["reason"], options)
+        complain(f"trgl: failed: {len(failed)} of {count} runs: {reason}")
         return FAILED
     return 0
 

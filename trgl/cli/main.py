@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from trgl.cli.messages import FAILED, INTERRUPTED, TERMINATED, WRONG_INPUT, complain
+from trgl.cli.spelling import as_typed
 
 _EXIT_CODES = (
     "Exit codes: 0 done, 1 failed, 2 wrong input, 130 interrupted (Ctrl-C), 143 terminated."
@@ -126,6 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     wants_traceback = "--traceback" in given
+    options = argparse.Namespace()
     try:
         with _sigterm_raises():
             parser = build_parser(given)
@@ -151,9 +153,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if wants_traceback:
             traceback.print_exc()
         if isinstance(error, ValueError):
-            complain(f"trgl: {error}")
+            complain(f"trgl: {as_typed(str(error), options)}")
             return WRONG_INPUT
-        complain(f"trgl: failed: {_explain(error, wants_traceback)}")
+        complain(f"trgl: failed: {as_typed(_explain(error, wants_traceback), options)}")
         return FAILED
 
 
