@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from .flat_linear import FlatLinear
 from .pooling import GlobalAveragePool, PoolLinear
 
 Shape = tuple[int, ...]
@@ -58,7 +59,7 @@ def linear(shape: Shape, num_classes: int) -> nn.Module:
         shape: of the features, any rank.
         num_classes: width of the logits.
     """
-    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), num_classes))
+    return nn.Sequential(FlatLinear(math.prod(shape), num_classes))
 
 
 def mlp(shape: Shape, num_classes: int, *, hidden: int | None = None) -> nn.Module:
@@ -79,8 +80,7 @@ def mlp(shape: Shape, num_classes: int, *, hidden: int | None = None) -> nn.Modu
             f"Leave it out for 10 × num_classes."
         )
     return nn.Sequential(
-        nn.Flatten(),
-        nn.Linear(math.prod(shape), hidden),
+        FlatLinear(math.prod(shape), hidden),
         nn.BatchNorm1d(hidden),
         nn.ReLU(),
         nn.Linear(hidden, num_classes),

@@ -32,13 +32,13 @@ def test_linear_and_mlp_heads_flatten_anything():
     for shape in ((5,), (4, 3), (4, 2, 2)):
         x = torch.randn(2, *shape)
         linear = heads.build("linear", shape, 3)
-        torch.testing.assert_close(linear(x), linear[1](x.flatten(1)))
+        torch.testing.assert_close(linear(x), linear[0](x.flatten(1)))
         mlp = heads.build("mlp", shape, 3)
         kinds = [type(layer).__name__ for layer in mlp]
-        assert kinds == ["Flatten", "Linear", "BatchNorm1d", "ReLU", "Linear"]
-        assert mlp[1].out_features == 30
+        assert kinds == ["FlatLinear", "BatchNorm1d", "ReLU", "Linear"]
+        assert mlp[0].out_features == 30
         assert mlp(x).shape == (2, 3)
-    assert heads.mlp((5,), 3, hidden=7)[1].out_features == 7
+    assert heads.mlp((5,), 3, hidden=7)[0].out_features == 7
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def test_encoder_and_heads_start_from_draws_of_their_own(digits: ImageData) -> N
     recipe = small(init="own", filters=10, encoder_kernel=1, blocks=1)
     network = build_network(recipe, digits, 0)
     first = next(iter(network.encoder.parameters())).detach().flatten()  # [10]
-    head = network[0].head[1].weight.detach().flatten()
+    head = network[0].head[0].weight.detach().flatten()
     scale = float(first[0] / head[0])
     assert not torch.allclose(first, scale * head[:10])
 

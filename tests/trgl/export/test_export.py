@@ -77,7 +77,7 @@ def test_a_state_dict_loads_into_trgls_own_model(tmp_path: Path) -> None:
     weights = torch.load(tmp_path / "model.pt", weights_only=True)
     missing, unexpected = build_model(recipe, (1, 8, 8), 10).load_state_dict(weights, strict=False)
     assert missing == []
-    assert unexpected == ["head.1.weight", "head.1.bias"]
+    assert unexpected == ["head.0.weight", "head.0.bias"]
 
 
 def test_a_program_needs_nothing_of_trgl_and_takes_any_batch(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_a_model_that_differs_is_not_written(
 
     def bent(*arguments: Any, **options: Any) -> dict[str, torch.Tensor]:
         weights = original(*arguments, **options)
-        weights["head.1.bias"] += 1e-3
+        weights["head.0.bias"] += 1e-3
         return weights
 
     monkeypatch.setattr(torch, "load", bent)
