@@ -103,6 +103,8 @@ def perform(
         trainer.load_state_dict(found[1])
         earlier, before = found[1]["note"]["seconds"], found[1]["note"]["memory"]
     else:
+        if resume:
+            tell(f"{checkpoints.folder} holds no checkpoint, so that the run begins anew.")
         directory.write_config(_config(prepared, started))
     journal.begin(trainer.cursor.records, again=resume)
     pace.begin(trainer.cursor.epoch, trainer.cursor.batch)

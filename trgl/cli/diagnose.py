@@ -12,6 +12,7 @@ from typing import Any
 
 from trgl import rundir
 from trgl.cli.options import chosen_device, seed_number, whole_number
+from trgl.cli.resume import check_there
 from trgl.data import load
 from trgl.diagnose import Diagnosis, ModuleDiagnosis, diagnose, draw
 from trgl.durable import write_atomically
@@ -100,6 +101,8 @@ def run(options: argparse.Namespace) -> int:
         config = read_config(path)
         network, recipe = load_network(path)
         source = options.data or config["data"]["read_from"]
+        if options.data is None:
+            check_there(source, path)
         if (recipe.dataset, source) not in images:
             images[recipe.dataset, source] = load(
                 recipe.dataset, source, image_size=recipe.image_size

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
+import functools
 import os
 import select
 import signal
@@ -14,7 +15,14 @@ import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
-from trgl.cli.messages import FAILED, INTERRUPTED, TERMINATED, WRONG_INPUT, complain
+from trgl.cli.messages import (
+    FAILED,
+    INTERRUPTED,
+    TERMINATED,
+    WRONG_INPUT,
+    complain,
+    warnings_told,
+)
 from trgl.cli.spelling import as_typed
 
 _EXIT_CODES = (
@@ -134,7 +142,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options, unknown = parser.parse_known_args(given)
             if unknown:
                 parser.unknown(unknown, options.command)
-            code: int = options.run(options)
+            with warnings_told(functools.partial(as_typed, options=options)):
+                code: int = options.run(options)
             sys.stdout.flush()
             return code
     except SystemExit as leaving:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import Any
 
 from trgl import rundir
-from trgl.checkpoint import Every
+from trgl.checkpoint import DamagedError, Every
 from trgl.cli.options import whole_number
-from trgl.restore import read_config, recipe_of
+from trgl.restore import has_checkpoint, read_config, recipe_of
+from trgl.trainer import DivergenceError
 
 _SAVE_EVERY, _KEEP = "10m", 2
 
@@ -94,9 +96,11 @@ def take_up(options: argparse.Namespace, comparison: bool) -> dict[str, Any]:
     for key in ("method", "seed", "seeds"):
         if key in config:
             setattr(options, key, config[key])
-    data = config["data"]
+    data = config["data"] if comparison else config["data"]["read_from"]
+    if options.data is None and not options.download:
+        check_there(data, path)
     began: dict[str, Any] = {
-        "data": data if comparison else data["read_from"],
+        "data": data,
         "device": config["device"],
         "cache": config.get("cache"),
         "jobs": config.get("jobs"),
@@ -109,6 +113,47 @@ def take_up(options: argparse.Namespace, comparison: bool) -> dict[str, Any]:
             setattr(options, key, value)
     options.offload = options.offload or config.get("offload", False)
     return config
+
+
+def check_there(data: str | None, path: Path) -> None:
+    """Holds that there still is something where a run read its images.
+
+    Args:
+        data: the place that the run recorded; None where it read none.
+        path: of the run.
+
+    Raises:
+        ValueError: there is nothing any more.
+    """
+    if data is not None and not Path(data).exists():
+        raise ValueError(
+            f"{path} read its images from {data}, which is not there any more; give the place "
+            f"where they are now by --data."
+        )
+
+
+def what_is_left(path: Path, command: str, error: BaseException, untouched: bool) -> str:
+    """What became of a run that ended early, and whether it can be gone on with.
+
+    Args:
+        path: of the run, or comparison.
+        command: train or compare.
+        error: what ended it.
+        untouched: the run was to go on, but it did not come to that.
+    """
+    go_on = f"trgl {command} --resume {shlex.quote(str(path))}"
+    if not rundir.is_run_directory(path):
+        return f"The run had not begun; {path} holds nothing of it."
+    if isinstance(error, DamagedError) and not has_checkpoint(path):
+        return f"The damaged checkpoints are put aside, so that {go_on} begins anew."
+    if untouched:
+        return f"Nothing was trained; {path} is as it was."
+    measured = f"What was measured until now is in {path}"
+    if isinstance(error, DivergenceError):
+        return f"{measured}; going on would diverge again: begin another run with other settings."
+    if command == "train" and not has_checkpoint(path):
+        return f"{measured}, which holds no checkpoint: {go_on} begins anew."
+    return f"{measured}; {go_on} goes on from there."
 
 
 def _word(key: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,12 +22,12 @@ from trgl.cli.options import (
     show,
 )
 from trgl.cli.progress import Display
-from trgl.cli.resume import add_checkpoint_options, saving, take_up
+from trgl.cli.resume import add_checkpoint_options, saving, take_up, what_is_left
 from trgl.prepare import Task, prepare
 from trgl.recipes import METHODS
 from trgl.report.cells import percent
 from trgl.restore import has_checkpoint, is_done
-from trgl.rundir import PICTURE, SUMMARY, RunDirectory, is_run_directory
+from trgl.rundir import PICTURE, SUMMARY, RunDirectory
 from trgl.workers import draw_run, run_in, threads_per_run
 
 
@@ -131,14 +130,22 @@ def open_directory(options: argparse.Namespace, name: str) -> Iterator[RunDirect
         raise ValueError("--overwrite needs --out, which says what may be replaced.")
     else:
         directory = RunDirectory.numbered(Path("runs"), name)
+    before = _summary_of(directory.path)
     try:
         with directory:
             yield directory
-    except BaseException:
-        go_on = f"trgl {options.command} --resume {shlex.quote(str(directory.path))}"
-        text = f"What was measured until now is in {directory.path}; {go_on} goes on from there."
-        if not is_run_directory(directory.path):
-            text = f"The run had not begun; {directory.path} holds nothing of it."
+    except BaseException as error:
+        again = options.command == "train" and options.resume is not None
+        untouched = again and _summary_of(directory.path) == before
+        text = what_is_left(directory.path, options.command, error, untouched)
         with contextlib.suppress(OSError):
             print(text, file=sys.stderr, flush=True)
         raise
+
+
+def _summary_of(path: Path) -> int | None:
+    """When the summary was written, which every run that began leaves; None: there is none."""
+    try:
+        return (path / SUMMARY).stat().st_mtime_ns
+    except OSError:
+        return None
