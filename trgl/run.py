@@ -68,7 +68,13 @@ def perform(
     if task.variant:
         facts["variant"] = task.variant
     pace = Pace(
-        task.label, trainer.phases, loaders.sizes["train"], len(loaders.train), trainer.device
+        task.label,
+        trainer.phases,
+        loaders.sizes["train"],
+        len(loaders.train),
+        trainer.device,
+        loaders.sizes["test"] + loaders.sizes["validation"],
+        trainer.evaluate_every,
     )
     identity = _identity(prepared)
     before: list[dict[str, Any]] = []  # of earlier parts of the run
@@ -83,7 +89,9 @@ def perform(
     def on_epoch(record: EpochRecord) -> None:
         journal.add(record)
         chosen = record.validation or record.test
-        progress(pace.epoch(record.epoch, record.seconds, chosen.accuracy[-1] if chosen else None))
+        accuracy = chosen.accuracy[-1] if chosen else None
+        on = "validation" if record.validation else "test"
+        progress(pace.epoch(record.epoch, record.seconds, accuracy, on))
 
     def on_step(epoch: int, batch: int) -> None:
         step = pace.step(epoch, batch)

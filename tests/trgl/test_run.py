@@ -68,7 +68,10 @@ def test_a_run_writes_what_it_did_and_measured(tmp_path: Path, digits: ImageData
     assert config["data"]["read_from"] == str(Path("somewhere").absolute())
     assert config["versions"]["torch"] == torch.__version__
     assert "engines" in config["engine"]
-    assert [(step.epoch, step.epochs) for step in told] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    epochs = [(step.epoch, step.epochs) for step in told if not step.evaluating]
+    assert epochs == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert [step.epoch for step in told if step.evaluating] == [1, 3]  # and their evaluation
+    assert {step.accuracy_on for step in told if step.accuracy is not None} == {"validation"}
     assert told[-1].accuracy == summary["accuracy"]["last_module_validation"]
 
 

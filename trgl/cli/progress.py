@@ -103,8 +103,10 @@ def describe(progress: Progress) -> str:
         numbers = ", ".join(map(str, progress.modules))
         left = "" if progress.module_left is None else f", {clock(progress.module_left)} left"
         words.append(f"module {numbers}: {progress.module_epoch} of {progress.module_epochs}{left}")
+    if progress.evaluating:
+        words.append("evaluating")
     if progress.accuracy is not None:
-        words.append(f"accuracy {100 * progress.accuracy:.1f} %")
+        words.append(f"{progress.accuracy_on} accuracy {100 * progress.accuracy:.1f} %")
     if progress.left is not None:
         words.append(f"{clock(progress.left)} left")
     if progress.rate is not None:
