@@ -88,6 +88,8 @@ from trgl.cli import main
         (["compare", "digits-20x1", "--methods", "magic"], "vanilla, transport, end-to-end"),
         (["train", "digits-20x1", "--lerning-rate", "1"], "Did you mean --learning-rate?"),
         (["train", "digits-20x1", "--lr=1"], "Did you mean --learning-rate?"),
+        (["trian"], "Did you mean train?"),
+        (["train", "digits-20x1", "--regime", "paralel"], "Did you mean parallel?"),
         (["compare", "digits-20x1", "--jobs", "0"], "from 1 on"),
         (
             ["train", "cifar10-resnet18-k4", "--modules", "9", "--data", "{npz}"],

@@ -7,6 +7,7 @@ import contextlib
 import difflib
 import functools
 import os
+import re
 import select
 import signal
 import sys
@@ -28,6 +29,7 @@ from trgl.cli.spelling import as_typed
 _EXIT_CODES = (
     "Exit codes: 0 done, 1 failed, 2 wrong input, 130 interrupted (Ctrl-C), 143 terminated."
 )
+_CHOICE = re.compile(r"invalid choice: '(.*?)' \(choose from (.*)\)")  # argparse's words
 
 
 class Terminated(BaseException):
@@ -55,6 +57,9 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong and where help is, and leave with the code of wrong input."""
+        if (wrong := _CHOICE.search(message)) is not None:
+            near = difflib.get_close_matches(wrong[1], re.findall(r"[\w-]+", wrong[2]), n=1)
+            message += f". Did you mean {near[0]}?" if near else ""
         end = "" if message.endswith("?") else "."
         complain(f"{self.prog}: {message}{end} See {self.prog} --help.")
         self.exit(WRONG_INPUT)
