@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from runs import without_times
+from small_runs import without_times
 from torch import Tensor
 
 from trgl import rundir

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import TINY, trgl
-from runs import without_times
+from small_runs import without_times
 
 from trgl import recipes
 

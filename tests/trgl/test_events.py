@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import few_digits, small
+from small_runs import few_digits, small
 
 from trgl import events, rundir
 from trgl.cli import main

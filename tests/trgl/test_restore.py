@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from runs import few_digits
+from small_runs import few_digits
 
 from trgl import recipes, rundir
 from trgl.prepare import Task, prepare

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from runs import few_digits, run_once, small, without_times
+from small_runs import few_digits, run_once, small, without_times
 
 import trgl_kernels
 from trgl import recipes, rundir

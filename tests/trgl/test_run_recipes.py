@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from runs import few_digits, run_once, small
+from small_runs import few_digits, run_once, small
 
 from trgl import recipes
 from trgl.build import build_network

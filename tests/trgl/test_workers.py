@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import few_digits, without_times
+from small_runs import few_digits, without_times
 
 from trgl import recipes, rundir
 from trgl.data import ImageData

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runs import without_times
+from small_runs import without_times
 from tiny_sets import (
     write_cifar,
     write_folders,
