@@ -6,6 +6,7 @@ not there is an error, never a quiet fall-back to another one.
 """
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,9 @@ if ENGINE == "triton":
 
 def pytest_configure() -> None:
     torch.set_num_threads(2)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # begun in the background of a shell: processes of tests would inherit it, and never end
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for operator, devices in trgl_kernels.info()["engines"].items():
         if devices["cpu"]["engine"] != ENGINE:
             raise pytest.UsageError(
