@@ -107,9 +107,9 @@ def test_an_encoder_is_split_off_or_put_in_the_stems_place():
     assert isinstance(trained.encoder, trgl.GreedyModule)
     assert trained.encoder.body.names == ["encoder.0", "encoder.1", "encoder.2"]
     assert [type(m.head[0]).__name__ for _, m in trained.trained] == [
-        "Flatten",
+        "FlatLinear",
         "Conv2d",
-        "Flatten",
+        "FlatLinear",
     ]
     assert type(trained.encoder.head[2]) is nn.BatchNorm1d
     frozen = trgl.split(model(), 2, SHAPE, CLASSES, encoder="stem", freeze_encoder=True)
