@@ -111,7 +111,7 @@ def test_an_encoder_is_split_off_or_put_in_the_stems_place():
         "Conv2d",
         "FlatLinear",
     ]
-    assert type(trained.encoder.head[2]) is nn.BatchNorm1d
+    assert type(trained.encoder.head[1]) is nn.BatchNorm1d
     frozen = trgl.split(model(), 2, SHAPE, CLASSES, encoder="stem", freeze_encoder=True)
     assert isinstance(frozen.encoder, trgl.FrozenEncoder)
     own = nn.Conv2d(2, 4, 1)
