@@ -13,6 +13,7 @@ from typing import Any
 import numpy
 import pytest
 import torch
+from served import same
 from small import CLASSES, SHAPE, batches, differing, network, sgd, state
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -226,13 +227,3 @@ def test_a_new_training_leaves_the_checkpoints_of_another_alone(tmp_path: Path) 
     longer = trainer(epochs=3)
     longer.fit(train, checkpoints=trgl.Checkpoints(folder), resume=folder)
     assert trgl.Checkpoints(folder).paths()[0].name == "step-0000000009.pt"
-
-
-def same(a: Any, b: Any) -> bool:
-    if isinstance(a, Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    return bool(a == b)
