@@ -41,6 +41,25 @@ def test_maps_in_channels_last_are_neither_copied_nor_their_gradient():
     assert grad.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize(("batch", "copied"), [(3, "weight"), (2, "maps")])
+def test_the_smaller_of_weights_and_maps_is_copied(batch, copied):
+    layer = FlatLinear(4 * 6 * 6, 3)
+    x = torch.randn(batch, 4, 6, 6).contiguous(memory_format=torch.channels_last).requires_grad_()
+    counter = SavedCounter([x, *layer.parameters()])
+    with counter.watch():
+        layer(x)
+    expected = {"weight": layer.weight, "maps": x}[copied].nbytes
+    assert sum(counter.storages().values()) == expected
+
+
+def test_exports_for_any_batch_in_channels_last():
+    layer = FlatLinear(4 * 6 * 6, 3)
+    x = torch.randn(8, 4, 6, 6).contiguous(memory_format=torch.channels_last)
+    program = torch.export.export(layer, (x,), dynamic_shapes=({0: torch.export.Dim("N")},))
+    for n in (2, 5):
+        torch.testing.assert_close(program.module()(x[:n]), layer(x[:n]))
+
+
 def test_has_the_weights_of_a_linear_layer():
     torch.manual_seed(0)
     ours = FlatLinear(12, 3)
