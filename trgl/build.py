@@ -58,6 +58,7 @@ def build_network(recipe: Recipe, images: Images, seed: int) -> GreedyNetwork:
             encoder=None if recipe.encoder == "stem" else "stem",
             freeze_encoder=recipe.frozen_encoder,
             shared_head=recipe.shared_head,
+            recompute=recipe.recompute,
             recompute_heads=recipe.recompute_heads,
             autocast=autocast_of(recipe),
             seed=generator(seed, HEADS).initial_seed(),  # the body's first draws are another's

@@ -185,6 +185,7 @@ def make_optimizer(recipe: Recipe, network: GreedyNetwork, whole: bool) -> Optim
     keywords: dict[str, float] = {
         "lr": recipe.end_to_end_learning_rate if whole else recipe.learning_rate,
         "weight_decay": recipe.weight_decay,
+        "fused": True,  # one pass over the parameters, without temporaries that memory may lack
     }
     kind: type[torch.optim.Optimizer] = torch.optim.AdamW
     if recipe.optimizer == "sgd":

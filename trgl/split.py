@@ -40,6 +40,7 @@ def split(
     freeze_encoder: bool = False,
     shared_head: bool = False,
     freeze_head: bool = False,
+    recompute: str | None = None,
     recompute_heads: bool | int = False,
     autocast: torch.dtype | None = None,
     seed: int | None = None,
@@ -47,9 +48,8 @@ def split(
     """Splits a model into K modules with a head each, ready for module-wise training.
 
     The layers are taken over, not copied, and known residual blocks are swapped for regularized
-    ones; state_dict keys stay. Blocks keep no activation that backward can build again
-    (recompute="activation"), unless `with_recompute` chose otherwise for them. The model's own
-    classifier is dropped. Sizes of heads come from a dry run that computes nothing.
+    ones; state_dict keys stay. The model's own classifier is dropped. Sizes of heads come from a
+    dry run that computes nothing.
 
     Args:
         model: torchvision's ResNet, ResNeXt, WideResNet, VGG, MobileNetV2, EfficientNet, Swin, ViT
@@ -82,6 +82,10 @@ def split(
             0 with its own head. It is never penalized.
         shared_head: all K modules use one head.
         freeze_head: the heads stay as they are, in evaluation mode.
+        recompute: what backward computes again instead of keeping it: "activation", residues and
+            normalized activations; "residue"; or "none", the fastest (see
+            `trgl_kernels.Regularized.with_recompute`). None is "activation", but for blocks for
+            which `with_recompute` chose something.
         recompute_heads: autograd keeps no activation of a head, and runs its forward pass again in
             backward, with the same gradients bit by bit: True for all modules, or a number for the
             first so many (and module 0), whose heads work on large maps. Less is held between the
@@ -102,7 +106,16 @@ def split(
     Source: TRGL (Karkar et al., NeurIPS 2023), section 3; energy="module" is equation 2.
     """
     shape = check_arguments(
-        model, modules, input_shape, num_classes, energy, encoder, freeze_encoder, autocast, seed
+        model,
+        modules,
+        input_shape,
+        num_classes,
+        energy,
+        encoder,
+        freeze_encoder,
+        recompute,
+        autocast,
+        seed,
     )
     recomputes = recomputing(recompute_heads, modules)
     layout = layout_of(model)
@@ -137,7 +150,7 @@ def split(
 
     watched = [model, encoder] if isinstance(encoder, nn.Module) else [model]
     with undone_on_error(*watched):
-        _regularize(model, energy)
+        _regularize(model, energy, recompute)
         if counts is None:
             counts = by_memory(
                 model,
@@ -217,22 +230,22 @@ def split(
         )
 
 
-def _regularize(model: nn.Module, energy: str | None) -> None:
+def _regularize(model: nn.Module, energy: str | None, recompute: str | None) -> None:
     """Swaps known blocks; those regularized already keep what was chosen for them.
 
-    That is their `recompute`, and their energy unless one was asked for.
+    That is their `recompute` and their energy, unless one was asked for.
     """
     asked = energy if energy in ("residue", "displacement") else None
     for layer in list(model.modules()):
         if isinstance(layer, Regularized):
             if asked is not None:
                 layer.with_energy(asked)
-            if "recompute" not in vars(layer):
-                layer.with_recompute(RECOMPUTE)
+            if recompute is not None or "recompute" not in vars(layer):
+                layer.with_recompute(recompute or RECOMPUTE)
         elif (twin := twin_of(layer)) is not None:
             layer.__class__ = twin
             assert isinstance(layer, Regularized)
-            layer.with_energy(asked or "residue").with_recompute(RECOMPUTE)
+            layer.with_energy(asked or "residue").with_recompute(recompute or RECOMPUTE)
 
 
 @contextmanager

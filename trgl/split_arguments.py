@@ -6,6 +6,8 @@ from numbers import Integral
 import torch
 from torch import nn
 
+from trgl_kernels.blocks.residual import RECOMPUTE
+
 from .body import Unit
 from .heads import Head, Shape
 
@@ -20,6 +22,7 @@ def check_arguments(
     energy: str | None,
     encoder: str | nn.Module | None,
     freeze_encoder: bool,
+    recompute: str | None,
     autocast: torch.dtype | None,
     seed: int | None,
 ) -> Shape:
@@ -55,6 +58,11 @@ def check_arguments(
         raise ValueError(
             f"energy must be one of {', '.join(ENERGIES)}, but got {energy!r}. Leave it out for "
             f"'residue'."
+        )
+    if recompute is not None and recompute not in RECOMPUTE:
+        raise ValueError(
+            f"recompute must be one of {', '.join(RECOMPUTE)}, but got {recompute!r}. Leave it out "
+            f"for 'activation'."
         )
     if not (encoder is None or isinstance(encoder, nn.Module) or encoder == "stem"):
         raise ValueError(

@@ -46,6 +46,7 @@ def test_other_regimes(
         {"head": "mlp", "shared_head": False},
         {"head": "conv", "recompute_heads": 1},
         {"head": "pool-linear"},
+        {"recompute": "residue", "channels_last": True},
         {"encoder": "trained"},
         {"energy": "module"},
         {"energy": "displacement"},

@@ -259,3 +259,34 @@ def test_an_error_of_regularizing_is_not_swallowed(monkeypatch):
     monkeypatch.setattr(sys.modules["trgl.split"], "twin_of", broken)
     with pytest.raises(ValueError, match="something else"):
         trgl.split(own_energies(), 3, (4, 6, 6), 3, "linear")
+
+
+@pytest.mark.parametrize(
+    ("asked", "modes"),
+    [
+        (None, ["none", "activation", "activation"]),
+        ("residue", ["residue"] * 3),
+        ("none", ["none"] * 3),
+    ],
+)
+def test_what_blocks_recompute(asked, modes):
+    model = own_energies()
+    model[0].with_recompute("none")
+    trgl.split(model, 3, (4, 6, 6), 3, "linear", recompute=asked)
+    assert [block.recompute for block in model] == modes
+
+
+def test_an_unknown_recompute_is_refused_before_anything_is_swapped():
+    model = own_energies()
+    with pytest.raises(ValueError, match="must be one of none, residue, activation, but got 'all'"):
+        trgl.split(model, 3, (4, 6, 6), 3, "linear", recompute="all")
+    assert type(model[2]) is BasicBlock
+
+
+def test_what_blocks_recompute_is_not_kept_for_backward():
+    kept = {}
+    for again in ("none", "residue", "activation"):
+        model = trgl.models.chain(4, 8, 2, kernel_size=3, stride=1)
+        net = trgl.split(model, 2, (2, 8, 8), 3, "linear", recompute=again)
+        kept[again] = max(module.total for module in trgl.memory.count_network(net, 4))
+    assert kept["none"] > kept["residue"] > kept["activation"]

@@ -104,6 +104,10 @@ def mnist_20x1() -> Recipe:
                 "tau": 0.005
             },
             "ours: runs side by side take a core each": {"threads": 1},
+            "ours: the fastest, and a module of one block has little to keep": {
+                "recompute": "none",
+                "channels_last": True,
+            },
         },
         _ONE_OR_TWO,
         _SELDOM,

@@ -8,6 +8,7 @@ from trgl import own_code
 from trgl.heads import HEADS
 from trgl.models import names
 from trgl.recipes.fields import option
+from trgl_kernels.blocks.residual import RECOMPUTE
 
 ENCODERS = ("stem", "trained", "random", "pretrained")
 BALANCES = ("depth", "memory", "papers", "papers-balanced")
@@ -114,6 +115,12 @@ class NetworkFields:
         unit="pixels",
     )
     shared_head: bool = option("one classifier for all modules", default=False)
+    recompute: str = option(
+        "what residual blocks compute again in backward instead of keeping it: activation (these "
+        "and residues), residue, or none, which is the fastest",
+        default="activation",
+        choices=RECOMPUTE,
+    )
     recompute_heads: int = option(
         "how many modules, from the first on, keep no activation of their classifier for backward "
         "and run it again there, with the same result",
