@@ -41,8 +41,9 @@ class DeviceMemoryError(RuntimeError):
     Args:
         message: what happened.
         number: of the module.
-        updating: the optimizer was at work, so that the module may be updated in part; if not, its
-            weights are as they were before the batch; only running statistics may have seen it.
+        updating: the module may be updated in part, because an update was under way that could
+            not be taken back; if not, its weights and its optimizer are as they were before the
+            batch; only running statistics may have seen it.
     """
 
     def __init__(self, message: str, number: int, updating: bool) -> None:
@@ -150,14 +151,15 @@ def memory_error(
         number: of the module whose step it was.
         device: that is full.
         samples: in the batch.
-        updating: the optimizer was at work.
+        updating: the optimizer was at work, and what it did could not be taken back.
     """
     wanted, free = _WANTED.search(str(error)), _FREE.search(str(error))
     needed = "" if wanted is None else f": another {wanted[1] or f'{int(wanted[2]):,} bytes'} were"
     needed += " needed" if needed and free is None else ""
     needed += "" if free is None or not needed else f" needed where {free[1]} is free"
     state = (
-        "Its optimizer was at work, so that it may be updated in part: go on from a checkpoint."
+        "Its optimizer was at work, so that it may be updated in part: go on from a checkpoint, "
+        "and build optimizers with fused=True, which need no room for temporaries."
         if updating
         else "Its weights are as they were before the batch; running statistics may have seen it."
     )

@@ -15,6 +15,7 @@ from .accidents import Watch, is_full, memory_error
 from .meter import Meter
 from .network import GreedyModule
 from .optimizers import Together
+from .rollback import Rollback
 from .transport import Weights
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
@@ -93,11 +94,11 @@ class LocalStep:
         )
         self.passing = ModuleBoundary(f"module {number}, which is frozen", [module])
         self.watch = Watch(number, device)
-        self._updating = False
         self._device_type = device.type
         self._autocast = autocast
         self.parameters = [p for o in self.optimizers for g in o.param_groups for p in g["params"]]
         self._together = Together(self.optimizers, self.parameters)
+        self._rollback = Rollback(self.optimizers, self.parameters)
         self.pending = 0
         self._shared = list(shared) if accumulate > 1 else []
         self.held: list[Tensor | None] = [None] * len(self._shared)
@@ -105,7 +106,7 @@ class LocalStep:
     def begin(self) -> None:
         """Begins a run: forgets gradients of other backward passes and of one interrupted."""
         self.pending = 0
-        self._updating = False
+        self._rollback.broken = False
         self.held = [None] * len(self._shared)
         self.module.zero_grad(set_to_none=True)
         self._together.zero_grad(set_to_none=True)
@@ -123,7 +124,8 @@ class LocalStep:
         """Trains the module on one batch; returns its features for the next one, detached.
 
         Raises `trgl.DivergenceError` where loss or gradient are not finite, and
-        `trgl.DeviceMemoryError` where memory runs out, in general before anything is updated.
+        `trgl.DeviceMemoryError` where memory runs out; its `updating` says whether an update that
+        was under way could not be taken back.
 
         Whatever else the step made is gone when it returns. A local loss is given the images that
         the network was given; None stands for x.
@@ -134,7 +136,8 @@ class LocalStep:
         except RuntimeError as error:
             if not is_full(error):
                 raise
-            raise memory_error(error, self.number, x.device, x.shape[0], self._updating) from error
+            broken = self._rollback.broken
+            raise memory_error(error, self.number, x.device, x.shape[0], broken) from error
         except ValueError as error:
             if len(x) > 1 or "value per channel" not in str(error):
                 raise
@@ -191,14 +194,13 @@ class LocalStep:
             norm = clip_grad_norm_(self.parameters, self.clip_norm)
         if self.scaler is None:  # which itself skips an update that is not finite
             self.watch.gradients(self.parameters, norm)
-        self._updating = True
-        if self.scaler is None:
-            for optimizer in self.optimizers:
-                optimizer.step()
-        else:
-            self.scaler.step(self._together)
+        with self._rollback():
+            if self.scaler is None:
+                self._together.step()
+            else:
+                self.scaler.step(self._together)
+        if self.scaler is not None:
             self.scaler.update()
-        self._updating = False
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
 
