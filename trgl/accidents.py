@@ -42,8 +42,8 @@ class DeviceMemoryError(RuntimeError):
         message: what happened.
         number: of the module.
         updating: the module may be updated in part, because an update was under way that could
-            not be taken back; if not, its weights and its optimizer are as they were before the
-            batch; only running statistics may have seen it.
+            not be taken back; if not, its weights and its optimizer are as they were before its
+            step, but for running statistics, which may have seen the batch.
     """
 
     def __init__(self, message: str, number: int, updating: bool) -> None:
@@ -158,10 +158,10 @@ def memory_error(
     needed += " needed" if needed and free is None else ""
     needed += "" if free is None or not needed else f" needed where {free[1]} is free"
     state = (
-        "Its optimizer was at work, so that it may be updated in part: go on from a checkpoint, "
-        "and build optimizers with fused=True, which need no room for temporaries."
+        "Its optimizer was at work, so that it may be updated in part: go on from a checkpoint."
         if updating
-        else "Its weights are as they were before the batch; running statistics may have seen it."
+        else "Its weights are as they were before its step; running statistics may have seen the "
+        "batch."
     )
     return DeviceMemoryError(
         f"Module {number} has no room for its step on {device}, with batches of {samples}{needed}. "

@@ -137,12 +137,11 @@ def steps_of(
 
 def _step_once(steps: Sequence[LocalStep]) -> None:
     """Gives the optimizers the state that they keep from their first step on."""
-    for optimizer in {id(o): o for step in steps for o in step.optimizers}.values():
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                parameter.grad = torch.zeros_like(parameter)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+    for step in steps:
+        for parameter in step.parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        step.pending = 1
+        step.update()
 
 
 @contextmanager

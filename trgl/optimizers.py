@@ -1,11 +1,12 @@
-"""Optimizers of one module: fused SGD, what weight decay leaves alone, and several as one."""
+"""Optimizers of one module: what weight decay leaves alone, and several as one."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import torch
 from torch import nn
-from torch.optim import SGD, Optimizer
+from torch.optim import Optimizer
+
+from .rollback import Rollback
 
 # what stands beside layers in Transformers of torchvision and timm: tables of positions, tokens
 # that are learned, and Swin V2's temperatures with the network of its positions
@@ -57,45 +58,24 @@ def without_decay(
     return build
 
 
-def fused_sgd(parameters: Any, **options: Any) -> SGD:
-    """SGD with fused=True, which also takes weights whose first gradient comes late.
-
-    PyTorch's, as of 2.15, fails with a TypeError where one weight of a group has a momentum and
-    another has none yet. A momentum of zeros leads to the same update: μ·0 + g = g.
-
-    Args:
-        parameters: or groups of them.
-        options: of `torch.optim.SGD`, but for dampening, which would weaken that first gradient.
-    """
-    optimizer = SGD(parameters, fused=True, **options)
-    optimizer.register_step_pre_hook(_begin_late_momenta)
-    return optimizer
-
-
-def _begin_late_momenta(optimizer: Optimizer, *_: object) -> None:
-    for group in optimizer.param_groups:
-        if group["momentum"] == 0:
-            continue
-        taking = [p for p in group["params"] if p.grad is not None]
-        late = [p for p in taking if optimizer.state[p].get("momentum_buffer") is None]
-        if len(late) < len(taking):
-            for parameter in late:
-                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-
-
 class Together(Optimizer):
-    """The optimizers of a module as one, so that loss scaling steps all of them or none.
+    """The optimizers of a module as one, so that all of them step or none.
 
     Args:
         optimizers: which it steps.
         parameters: of all of them.
+
+    Attributes:
+        rollback: of a step that fails.
     """
 
     def __init__(self, optimizers: Sequence[Optimizer], parameters: list[nn.Parameter]) -> None:
         super().__init__(parameters, {})
+        self.rollback = Rollback(optimizers, parameters)
         self._optimizers = optimizers
 
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Steps them, in order."""
-        for optimizer in self._optimizers:
-            optimizer.step()
+        """Steps them, in order; loss scaling does not call it where it skips an update."""
+        with self.rollback.undone_if_it_fails():
+            for optimizer in self._optimizers:
+                optimizer.step()

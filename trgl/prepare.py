@@ -6,7 +6,6 @@ import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import nn
@@ -24,7 +23,7 @@ from trgl.data import (
 from trgl.data.sampling import DECODER, generator
 from trgl.encoder import FrozenEncoder
 from trgl.network import GreedyNetwork
-from trgl.optimizers import fused_sgd, without_decay
+from trgl.optimizers import without_decay
 from trgl.per_module import OptimizerBuilder
 from trgl.pretrain import pretrain
 from trgl.recipes import Recipe
@@ -183,15 +182,15 @@ def make_optimizer(recipe: Recipe, network: GreedyNetwork, whole: bool) -> Optim
         network: in which norms and tables of positions are looked for.
         whole: for end-to-end training.
     """
-    rate = recipe.end_to_end_learning_rate if whole else recipe.learning_rate
-    # fused: one pass over the weights, without temporaries for which memory may be missing
-    build: Callable[[Any], torch.optim.Optimizer] = functools.partial(
-        torch.optim.AdamW, lr=rate, weight_decay=recipe.weight_decay, fused=True
-    )
+    keywords: dict[str, float] = {
+        "lr": recipe.end_to_end_learning_rate if whole else recipe.learning_rate,
+        "weight_decay": recipe.weight_decay,
+    }
+    kind: type[torch.optim.Optimizer] = torch.optim.AdamW
     if recipe.optimizer == "sgd":
-        build = functools.partial(
-            fused_sgd, lr=rate, weight_decay=recipe.weight_decay, momentum=recipe.momentum
-        )
+        kind = torch.optim.SGD
+        keywords["momentum"] = recipe.momentum
+    build = functools.partial(kind, **keywords)  # type: ignore[arg-type]
     return build if recipe.decay_norms else without_decay(build, network)
 
 

@@ -1,6 +1,5 @@
 """An update that is done as a whole or not at all, though memory may run out in it."""
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -8,14 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_map_only
+
+from .accidents import is_full
 
 
 class Rollback:
-    """Takes back an update that fails while its optimizers still allocate their state.
+    """Takes back the update of a module that fails where its optimizers make their state.
 
-    An optimizer makes the state of a parameter in the parameter's first update. Before that update
-    all that it can change is copied to the host. Later updates copy nothing: those of an optimizer
-    with fused=True allocate nothing either, while the others need room for temporaries.
+    That is where their need of memory grows, in the first update of each parameter: before it, all
+    that they can change is copied to the host. Later updates need no more than that one did, and
+    copy nothing; if one fails all the same, the module may be updated in part.
 
     Args:
         optimizers: that step one after the other.
@@ -31,11 +33,18 @@ class Rollback:
         self._parameters = parameters
         self._updated: set[nn.Parameter] = set()
 
+    def begin(self) -> None:
+        """Begins a run, before which states may have been replaced."""
+        self.broken = False
+        self._updated.clear()
+
     @contextmanager
-    def __call__(self) -> Iterator[None]:
-        """Around an update: an error leaves what was there before, if it can."""
-        taking = {p for p in self._parameters if p.grad is not None}
-        saved = None if taking <= self._updated else _Saved(self._optimizers, self._parameters)
+    def undone_if_it_fails(self) -> Iterator[None]:
+        """Around an update."""
+        new = {p for p in self._parameters if p.grad is not None} - self._updated
+        saved = None
+        if any(not any(o.state.get(p) for o in self._optimizers) for p in new):
+            saved = _saved(self._optimizers, self._parameters)
         self.broken = True
         try:
             yield
@@ -45,39 +54,57 @@ class Rollback:
                 self.broken = False
             raise
         self.broken = False
-        self._updated |= taking
+        self._updated |= new
 
 
 class _Saved:
-    """Parameters and the state of their optimizers, on the host."""
+    """Parameters, states of optimizers and their groups, with a copy of each tensor on the host."""
 
     def __init__(self, optimizers: Sequence[Optimizer], parameters: Sequence[nn.Parameter]) -> None:
-        self._parameters = [(p, _copy(p)) for p in parameters]
-        self._states = [
-            (
-                optimizer,
-                {
-                    p: {key: (value, _copy(value)) for key, value in state.items()}
-                    for p, state in optimizer.state.items()
-                },
-            )
-            for optimizer in optimizers
+        self._parameters = [(p, _to_host(p)) for p in parameters]
+        self._states = [(o.state, _copied(dict(o.state))) for o in optimizers]
+        self._groups = [
+            (group, _copied({key: value for key, value in group.items() if key != "params"}))
+            for o in optimizers
+            for group in o.param_groups
         ]
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Writes them back into the tensors they are of, which allocates nothing there."""
+        """Writes the copies back into the tensors they are of, which allocates nothing there."""
         for parameter, values in self._parameters:
             parameter.copy_(values)
-        for optimizer, states in self._states:
-            optimizer.state.clear()
-            for owner, state in states.items():
-                kept = optimizer.state[owner]
-                for key, (value, saved) in state.items():
-                    kept[key] = value.copy_(saved) if isinstance(value, Tensor) else saved
+        for state, saved in self._states:
+            state.clear()
+            state.update(_put_back(saved))
+        for group, saved in self._groups:
+            group.update(_put_back(saved))
 
 
-def _copy(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True)
-    return copy.deepcopy(value)
+class _Copy:
+    """A tensor and its values on the host."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+        self.values = _to_host(tensor)
+
+
+def _saved(optimizers: Sequence[Optimizer], parameters: Sequence[nn.Parameter]) -> _Saved | None:
+    try:
+        return _Saved(optimizers, parameters)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not is_full(error):
+            raise
+        return None  # the host is full: the update may go well all the same
+
+
+def _to_host(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True)
+
+
+def _copied(tree: Any) -> Any:
+    return tree_map_only(Tensor, _Copy, tree)
+
+
+def _put_back(tree: Any) -> Any:
+    return tree_map_only(_Copy, lambda copy: copy.tensor.copy_(copy.values), tree)

@@ -23,7 +23,7 @@ from .recompute import recomputing
 from .split_arguments import check_arguments, check_names, head_lists
 from .undo import undone_on_error
 
-RECOMPUTE = "activation"
+DEFAULT_RECOMPUTE = "activation"
 
 
 def split(
@@ -241,11 +241,11 @@ def _regularize(model: nn.Module, energy: str | None, recompute: str | None) -> 
             if asked is not None:
                 layer.with_energy(asked)
             if recompute is not None or "recompute" not in vars(layer):
-                layer.with_recompute(recompute or RECOMPUTE)
+                layer.with_recompute(recompute or DEFAULT_RECOMPUTE)
         elif (twin := twin_of(layer)) is not None:
             layer.__class__ = twin
             assert isinstance(layer, Regularized)
-            layer.with_energy(asked or "residue").with_recompute(recompute or RECOMPUTE)
+            layer.with_energy(asked or "residue").with_recompute(recompute or DEFAULT_RECOMPUTE)
 
 
 @contextmanager

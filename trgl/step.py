@@ -1,7 +1,7 @@
 """One module, one batch."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from numbers import Real
 
 import torch
@@ -15,7 +15,6 @@ from .accidents import Watch, is_full, memory_error
 from .meter import Meter
 from .network import GreedyModule
 from .optimizers import Together
-from .rollback import Rollback
 from .transport import Weights
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
@@ -94,11 +93,11 @@ class LocalStep:
         )
         self.passing = ModuleBoundary(f"module {number}, which is frozen", [module])
         self.watch = Watch(number, device)
-        self._device_type = device.type
+        self._device = device
+        self._samples = 0  # in the last batch
         self._autocast = autocast
         self.parameters = [p for o in self.optimizers for g in o.param_groups for p in g["params"]]
         self._together = Together(self.optimizers, self.parameters)
-        self._rollback = Rollback(self.optimizers, self.parameters)
         self.pending = 0
         self._shared = list(shared) if accumulate > 1 else []
         self.held: list[Tensor | None] = [None] * len(self._shared)
@@ -106,13 +105,13 @@ class LocalStep:
     def begin(self) -> None:
         """Begins a run: forgets gradients of other backward passes and of one interrupted."""
         self.pending = 0
-        self._rollback.broken = False
+        self._together.rollback.begin()
         self.held = [None] * len(self._shared)
         self.module.zero_grad(set_to_none=True)
         self._together.zero_grad(set_to_none=True)
         if self.scaler is not None:  # its scale goes on, a step begun does not
             scale = self.scaler.state_dict()
-            self.scaler = torch.amp.GradScaler(self._device_type)
+            self.scaler = torch.amp.GradScaler(self._device.type)
             self.scaler.load_state_dict(scale)
 
     def __call__(
@@ -130,14 +129,10 @@ class LocalStep:
         Whatever else the step made is gone when it returns. A local loss is given the images that
         the network was given; None stands for x.
         """
+        self._samples = x.shape[0]
         try:
-            with self.boundary:
+            with self._naming_memory(), self.boundary:
                 return self._train(x, labels, x if images is None else images)
-        except RuntimeError as error:
-            if not is_full(error):
-                raise
-            broken = self._rollback.broken
-            raise memory_error(error, self.number, x.device, x.shape[0], broken) from error
         except ValueError as error:
             if len(x) > 1 or "value per channel" not in str(error):
                 raise
@@ -170,17 +165,23 @@ class LocalStep:
         self.watch.loss(objective, criterion, cost, images)
         self._take_held()
         (objective if self.scaler is None else self.scaler.scale(objective)).backward()
+        self.meter.add(criterion, cost, logits, labels)
         self.pending += 1
         if self.pending == self.accumulate:
-            self.update()
+            self._update()
         else:
             self._hold(first)
-
-        self.meter.add(criterion, cost, logits, labels)
         return self.boundary.cross(features)
 
     def update(self) -> None:
-        """The optimizer step on the gradients of the batches since the last one, if any."""
+        """The optimizer step on the gradients of the batches since the last one, if any.
+
+        Raises `trgl.DivergenceError` and `trgl.DeviceMemoryError` as a batch does.
+        """
+        with self._naming_memory():
+            self._update()
+
+    def _update(self) -> None:
         batches, self.pending = self.pending, 0
         if batches == 0:
             return
@@ -194,15 +195,24 @@ class LocalStep:
             norm = clip_grad_norm_(self.parameters, self.clip_norm)
         if self.scaler is None:  # which itself skips an update that is not finite
             self.watch.gradients(self.parameters, norm)
-        with self._rollback():
-            if self.scaler is None:
-                self._together.step()
-            else:
-                self.scaler.step(self._together)
-        if self.scaler is not None:
+        if self.scaler is None:
+            self._together.step()
+        else:
+            self.scaler.step(self._together)
             self.scaler.update()
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
+
+    @contextmanager
+    def _naming_memory(self) -> Iterator[None]:
+        """An error of memory that ran out gets the module's name, and a remedy."""
+        try:
+            yield
+        except RuntimeError as error:
+            if not is_full(error):
+                raise
+            broken = self._together.rollback.broken
+            raise memory_error(error, self.number, self._device, self._samples, broken) from error
 
     @torch.no_grad()
     def skip(
@@ -225,7 +235,7 @@ class LocalStep:
         """Autocast, where it is asked for."""
         if self._autocast is None:
             return nullcontext()
-        return torch.autocast(self._device_type, self._autocast)
+        return torch.autocast(self._device.type, self._autocast)
 
     def _take_held(self) -> None:
         """Gives the shared head this module's gradients back."""

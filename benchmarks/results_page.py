@@ -1,0 +1,215 @@
+"""Puts the figures under benchmarks/results into docs/results.md, and draws docs/depth.svg of them.
+
+    python benchmarks/results_page.py
+
+replaces what stands between `<!-- NAME -->` and `<!-- end -->` by the table of that name.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from experiments import EXPERIMENTS, RESULTS
+
+from trgl.durable import write_atomically
+from trgl.metrics import paired_interval
+
+DOCS = Path(__file__).parents[1] / "docs"
+SIZES = {name: EXPERIMENTS[name] for name in ("mnist-150", "mnist-300", "mnist-600")}
+METHODS = {"vanilla": "vanilla", "transport": "transport", "end-to-end": "end to end"}
+COLOURS = {"vanilla": "#D55E00", "transport": "#0072B2", "end-to-end": "#555555"}
+
+
+def comparison(name: str) -> dict[str, Any] | None:
+    """What `trgl compare` found, where it was run."""
+    path = RESULTS / name / "table.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def last_epoch(name: str, column: str) -> dict[str, dict[int, list[float]]]:
+    """By method and module, an accuracy of every seed after the last epoch, in percent."""
+    with (RESULTS / name / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row[column]]
+    ends: dict[tuple[str, str], int] = defaultdict(int)
+    for row in rows:
+        key = row["method"], row["seed"]
+        ends[key] = max(ends[key], int(row["epoch"]))
+    found: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        if int(row["epoch"]) == ends[row["method"], row["seed"]]:
+            found[row["method"]][int(row["module"])].append(100 * float(row[column]))
+    return found
+
+
+def markdown(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    lines = [list(head), *map(list, rows)]
+    return "\n".join(
+        f"| {' | '.join(line)} |" + ("\n" + "|---" * len(line) + "|" if number == 0 else "")
+        for number, line in enumerate(lines)
+    )
+
+
+def interval(values: dict[str, Any] | None) -> str:
+    if values is None:
+        return "-"
+    half = values["half_width"]
+    return f"{100 * values['mean']:.1f}" + ("" if half is None else f" ± {100 * half:.1f}")
+
+
+def accuracies() -> str:
+    """Accuracy of every training size and method."""
+    rows = []
+    for name in SIZES:
+        if (found := comparison(name)) is None:
+            continue
+        for method, words in METHODS.items():
+            if (one := found["methods"].get(method)) is None or not one["values"]:
+                continue
+            published = found["published"]["methods"][method]
+            rows.append(
+                (
+                    f"{found['images']['train']}",
+                    words,
+                    f"**{interval(one['last_module_last_epoch'])}**",
+                    interval(one["optimistic_maximum_over_epochs_and_modules"]),
+                    f"{len(one['values'])}",
+                    f"{100 * published['published_accuracy']:.1f}",
+                    f"{one['seconds']['mean']:.0f} s",
+                )
+            )
+    head = ("images", "training", "test accuracy, %", "optimistic", "seeds", "published", "time")
+    return markdown(head, rows)
+
+
+def differences() -> str:
+    """Paired differences of every training size."""
+    rows = []
+    for name in SIZES:
+        if (found := comparison(name)) is None:
+            continue
+        values = {method: one["values"] for method, one in found["methods"].items()}
+        for method, minus in (("transport", "vanilla"), ("transport", "end-to-end")):
+            seeds = sorted(values.get(method, {}).keys() & values.get(minus, {}).keys())
+            if len(seeds) < 2:
+                continue
+            pair = [[values[which][seed] for seed in seeds] for which in (method, minus)]
+            gain = paired_interval(*pair)
+            each = ", ".join(f"{100 * (a - b):+.1f}" for a, b in zip(*pair, strict=True))
+            rows.append(
+                (
+                    f"{found['images']['train']}",
+                    f"{METHODS[method]} − {METHODS[minus]}",
+                    f"**{100 * gain.mean:+.1f}**",
+                    f"{100 * gain.low:+.1f} to {100 * gain.high:+.1f}",
+                    each,
+                )
+            )
+    return markdown(("images", "difference", "points", "95 % interval", "of each seed"), rows)
+
+
+def choices(*names: str) -> str:
+    """Validation accuracy of experiments on a protocol, first and last module."""
+    rows = []
+    for name in names:
+        if comparison(name) is None:
+            continue
+        for method, modules in last_epoch(name, "validation_accuracy").items():
+            first, last = modules[1], modules[max(modules)]
+            rows.append(
+                (
+                    f"`{name}`",
+                    method.replace("transport-tau", "τ = "),
+                    f"{statistics.mean(first):.1f}",
+                    f"**{statistics.mean(last):.1f}**",
+                    ", ".join(f"{value:.1f}" for value in last),
+                )
+            )
+    return markdown(("experiment", "training", "first module, %", "last, %", "of each seed"), rows)
+
+
+def commands() -> str:
+    """The command of every experiment."""
+    return markdown(
+        ("experiment", "command"),
+        (
+            (f"`{name}`", f"`trgl compare {words} --data DIR`")
+            for name, words in EXPERIMENTS.items()
+        ),
+    )
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "accuracies": accuracies,
+    "differences": differences,
+    "tau": lambda: choices("tau", "tau-sum"),
+    "protocol": lambda: choices("own-heads", "post-activation", "pretrained"),
+    "depth": lambda: choices("depth-5", "depth-10", "tau"),
+    "power": lambda: choices("power-1.5", "power-1"),
+    "commands": commands,
+}
+
+
+def filled(page: str) -> str:
+    """The page with its tables as the figures have them now."""
+    for name, table in TABLES.items():
+        before, begin, rest = page.partition(f"<!-- {name} -->\n")
+        _, end, after = rest.partition("<!-- end -->\n")
+        if not begin or not end:
+            raise ValueError(
+                f"the page has no <!-- {name} --> with <!-- end --> after it; add them."
+            )
+        page = f"{before}{begin}{table()}\n{end}{after}"
+    return page
+
+
+def picture() -> bytes:
+    """Accuracy at every depth, one panel for each training size."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    matplotlib.rcParams.update({"svg.hashsalt": "trgl", "svg.fonttype": "none"})
+    shown = {name: found for name in SIZES if (found := comparison(name)) is not None}
+    figure = Figure(figsize=(4.2 * len(shown), 3.6), layout="constrained")
+    panels = figure.subplots(1, len(shown), squeeze=False)[0]
+    for panel, found in zip(panels, shown.values(), strict=True):
+        for method, words in METHODS.items():
+            one = found["methods"].get(method)
+            if one is None or not one["values"]:
+                continue
+            depths = one["by_depth"] or {str(k): one["last_module_last_epoch"] for k in (1, 20)}
+            x = [int(depth) for depth in depths]
+            mean = [100 * value["mean"] for value in depths.values()]
+            half = [100 * (value["half_width"] or 0) for value in depths.values()]
+            colour, line = COLOURS[method], "-" if one["by_depth"] else ":"
+            panel.plot(x, mean, line, color=colour, label=words)
+            low, high = zip(*((m - h, m + h) for m, h in zip(mean, half, strict=True)), strict=True)
+            panel.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+        panel.set_title(f"MNIST, {found['images']['train']} training images", fontsize=10)
+        panel.set_xlabel("depth: modules passed")
+        panel.set_xticks(range(2, 21, 2))
+        panel.grid(alpha=0.25)
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("test accuracy, %")
+    panels[0].legend(fontsize=9)
+    stream = io.BytesIO()
+    figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": "trgl"})
+    return stream.getvalue()
+
+
+def main() -> int:
+    path = DOCS / "results.md"
+    write_atomically(path, filled(path.read_text()).encode())
+    write_atomically(DOCS / "depth.svg", picture())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
