@@ -14,6 +14,7 @@ import csv
 import io
 import json
 import shutil
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -30,8 +31,10 @@ _TRANSPORT = f"{_CHOOSE} --methods transport"
 # what `trgl compare` is given, but for --data and --out
 EXPERIMENTS = {
     "mnist-150": "mnist-20x1 --seeds 0-4",
-    "mnist-300": "mnist-20x1 --train-size 300 --seeds 0-4",
-    "mnist-600": "mnist-20x1 --train-size 600 --seeds 0-2",
+    "mnist-300": "mnist-20x1 --train-size 300 --seeds 0-4 --methods vanilla,transport",
+    "mnist-300-whole": "mnist-20x1 --train-size 300 --seeds 0-4 --methods end-to-end",
+    "mnist-600": "mnist-20x1 --train-size 600 --seeds 0-2 --methods vanilla,transport",
+    "mnist-600-whole": "mnist-20x1 --train-size 600 --seeds 0-2 --methods end-to-end",
     "tau": f"mnist-20x1 {_BOTH} --taus 5,0.5,0.05,0.005,0.0005",
     "tau-sum": f"mnist-20x1 {_TRANSPORT} --reduction sum --tau 31.36",
     "post-activation": f"mnist-20x1-post {_BOTH} --taus 0.5,0.05",
@@ -51,6 +54,7 @@ COLUMNS = (
     "transport_cost",
     "validation_accuracy",
     "test_accuracy",
+    "epoch_seconds",  # the median epoch of the run, evaluations apart
 )
 
 
@@ -77,8 +81,9 @@ def collect(name: str, runs: Path) -> None:
         summary = json.loads((path / SUMMARY).read_text())
         method, _, seed = path.name.rpartition("-seed")
         rows = [] if summary["state"] != "done" else read_metrics(path)
+        seconds = statistics.median(row["seconds"] for row in rows) if rows else 0.0
         writer.writerows(
-            row | {"method": method, "seed": seed}
+            row | {"method": method, "seed": seed, "epoch_seconds": f"{seconds:.3f}"}
             for row in rows
             if row["test_accuracy"] is not None
         )

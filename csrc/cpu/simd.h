@@ -34,9 +34,18 @@ using Vector = typename VectorOf<E, W>::type;
 template <class T>
 using Accumulator = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
+// All lanes alike, by way of memory. An operator between a scalar and a vector is no substitute:
+// GCC expands it before inlining, where it knows nothing of wide vectors, into an insertion per
+// lane.
 template <class A, int W>
 TRGL_INLINE Vector<A, W> broadcast(A value) {
-  return value - Vector<A, W>{};
+  A lanes[W];
+  for (A& lane : lanes) {
+    lane = value;
+  }
+  Vector<A, W> out;
+  std::memcpy(&out, lanes, sizeof(out));
+  return out;
 }
 
 // W bfloat16 → float: the upper half of a float's bits.
@@ -123,7 +132,8 @@ TRGL_INLINE A sum(Vector<A, W> v) {
 // max(u, floor) that lets NaN through: a ReLU with floor 0, the identity with floor −∞.
 template <class A, int W>
 TRGL_INLINE Vector<A, W> at_least(Vector<A, W> u, A floor) {
-  return u <= floor ? broadcast<A, W>(floor) : u;
+  const auto floors = broadcast<A, W>(floor);
+  return u <= floors ? floors : u;
 }
 
 // The gradient behind a ReLU: it passes wherever y is not ≤ 0.
