@@ -42,8 +42,8 @@ class DeviceMemoryError(RuntimeError):
         message: what happened.
         number: of the module.
         updating: the module may be updated in part, because an update was under way that could
-            not be taken back; if not, its weights and its optimizer are as they were before its
-            step, but for running statistics, which may have seen the batch.
+            not be taken back; if not, its weights and the state of its optimizer are as they were
+            before its step. Running statistics may have seen the batch.
     """
 
     def __init__(self, message: str, number: int, updating: bool) -> None:

@@ -28,8 +28,8 @@ METHODS = {
     "checkpointed": "end-to-end, every residual block run again in backward "
     "(torch.utils.checkpoint)",
     "vanilla": "module-wise, without a penalty",
-    "regularized": "module-wise, with the penalty, nothing run again",
-    "recompute": "with the penalty, activations rebuilt in backward (trgl.split's own choice)",
+    "regularized": "module-wise, with the penalty, nothing run again (--recompute none)",
+    "recompute": "with the penalty, activations rebuilt in backward (what trgl.split chooses)",
     "recompute-heads": "and the heads run again in backward (of a recipe those that it says)",
     "balanced": "as recompute, cut so that the heaviest module keeps as little as it can; a "
     "recipe's heads as it says",

@@ -13,11 +13,11 @@ from .accidents import is_full
 
 
 class Rollback:
-    """Takes back the update of a module that fails where its optimizers make their state.
+    """Takes back a parameter's first update of a run, if it fails.
 
-    That is where their need of memory grows, in the first update of each parameter: before it, all
-    that they can change is copied to the host. Later updates need no more than that one did, and
-    copy nothing; if one fails all the same, the module may be updated in part.
+    That is where the need of memory grows: optimizers make their state, and need temporaries.
+    Before it, parameters, `state` and `param_groups` are copied to the host. Later updates copy
+    nothing; if one fails, the module may be updated in part.
 
     Args:
         optimizers: that step one after the other.
@@ -34,7 +34,7 @@ class Rollback:
         self._updated: set[nn.Parameter] = set()
 
     def begin(self) -> None:
-        """Begins a run, before which states may have been replaced."""
+        """Begins a run."""
         self.broken = False
         self._updated.clear()
 
@@ -42,9 +42,7 @@ class Rollback:
     def undone_if_it_fails(self) -> Iterator[None]:
         """Around an update."""
         new = {p for p in self._parameters if p.grad is not None} - self._updated
-        saved = None
-        if any(not any(o.state.get(p) for o in self._optimizers) for p in new):
-            saved = _saved(self._optimizers, self._parameters)
+        saved = _saved(self._optimizers, self._parameters) if new else None
         self.broken = True
         try:
             yield
@@ -78,6 +76,8 @@ class _Saved:
             state.clear()
             state.update(_put_back(saved))
         for group, saved in self._groups:
+            for key in group.keys() - saved.keys() - {"params"}:
+                del group[key]
             group.update(_put_back(saved))
 
 

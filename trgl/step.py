@@ -166,12 +166,13 @@ class LocalStep:
         self._take_held()
         (objective if self.scaler is None else self.scaler.scale(objective)).backward()
         self.meter.add(criterion, cost, logits, labels)
+        crossing = self.boundary.cross(features)
         self.pending += 1
-        if self.pending == self.accumulate:
+        if self.pending == self.accumulate:  # from here on nothing but the update needs memory
             self._update()
         else:
             self._hold(first)
-        return self.boundary.cross(features)
+        return crossing
 
     def update(self) -> None:
         """The optimizer step on the gradients of the batches since the last one, if any.

@@ -15,6 +15,7 @@ from trgl.build import build_network
 from trgl.data import ImageData
 from trgl.models import names
 from trgl.zoo import subject
+from trgl_kernels.blocks import Regularized
 
 TORCHVISION = [n for n in names.NETWORKS if n not in (*names.PAPERS, "vit_tiny", "vit_small")]
 
@@ -174,15 +175,24 @@ def first_shape(model):
     return tuple(model.encoder(torch.empty(1, 3, 64, 64, device="meta")).shape[1:])
 
 
+IMAGES = ImageData(
+    "noise", torch.zeros(4, 3, 16, 16, dtype=torch.uint8), torch.arange(4) % 2,
+    torch.zeros(4, 3, 16, 16, dtype=torch.uint8), torch.arange(4) % 2, 2,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("again", ["none", "residue", "activation"])
+def test_the_blocks_of_a_recipe_recompute_what_it_says(again):
+    net = build_network(recipe_of("resnet18", 2, recompute=again), IMAGES, 3)
+    blocks = [block for block in net.modules() if isinstance(block, Regularized)]
+    assert [block.recompute for block in blocks] == [again] * 8
+
+
 @pytest.mark.parametrize("init", ["own", "orthogonal", "truncated-normal"])
 def test_a_recipe_initializes(init):
-    images = ImageData(
-        "noise", torch.zeros(4, 3, 16, 16, dtype=torch.uint8), torch.arange(4) % 2,
-        torch.zeros(4, 3, 16, 16, dtype=torch.uint8), torch.arange(4) % 2, 2,
-    )  # fmt: skip
     recipe = recipe_of("vit_tiny", 2, init=init, head="pool-linear", init_gain=0.1, init_std=0.3)
-    net = build_network(recipe, images, 3)
-    assert not differing(state(net), state(build_network(recipe, images, 3)))
+    net = build_network(recipe, IMAGES, 3)
+    assert not differing(state(net), state(build_network(recipe, IMAGES, 3)))
     attention = net[0].body.units[-1].self_attention
     queries = attention.in_proj_weight[:192]
     linear = net[1].head.linear.weight

@@ -1,4 +1,4 @@
-"""The compiled kernels keep their vectors whole."""
+"""The compiled kernels for AVX-512 keep their vectors whole."""
 
 import platform
 import re
@@ -27,4 +27,4 @@ def test_no_vector_is_put_together_lane_by_lane() -> None:
     ).stdout
     assert "vfmadd" in code
     assert "zmm" in code
-    assert len(LANE.findall(code)) < 16
+    assert not LANE.search(code)
