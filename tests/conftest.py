@@ -5,6 +5,7 @@ TRGL_TEST_ENGINE names the engine of the operators on CPU tensors for the whole 
 not there is an error, never a quiet fall-back to another one.
 """
 
+import gc
 import os
 import signal
 from pathlib import Path
@@ -56,6 +57,13 @@ def pytest_report_header() -> str:
 @pytest.fixture(autouse=True)
 def seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def no_garbage_of_others(request: pytest.FixtureRequest) -> None:
+    """What other tests left behind does not go while a test counts the bytes that live."""
+    if hasattr(request.module, "live_bytes"):
+        gc.collect()
 
 
 @pytest.fixture
