@@ -13,7 +13,7 @@ import json
 import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,9 @@ def last_epoch(name: str, column: str) -> dict[str, dict[int, list[float]]]:
     return found
 
 
-def markdown(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+def markdown(head: Iterable[str], rows: Sequence[Iterable[str]]) -> str:
+    if not rows:
+        return "Not measured yet."
     lines = [list(head), *map(list, rows)]
     return "\n".join(
         f"| {' | '.join(line)} |" + ("\n" + "|---" * len(line) + "|" if number == 0 else "")

@@ -22,7 +22,7 @@ def test_the_page_shows_the_figures() -> None:
 
 def test_every_result_is_of_an_experiment() -> None:
     assert {path.parent.name for path in RESULTS.glob("*/table.json")} == set(MEASURED)
-    assert {"mnist-150", "tau"} <= set(MEASURED)
+    assert "mnist-150" in MEASURED
 
 
 @pytest.mark.parametrize("name", MEASURED)
