@@ -13,7 +13,6 @@ import argparse
 import csv
 import io
 import json
-import shutil
 import statistics
 import subprocess
 import sys
@@ -73,7 +72,8 @@ def collect(name: str, runs: Path) -> None:
     """Copies the figures of one, as far as it has got, to the results."""
     folder = RESULTS / name
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(runs / name / "table.json", folder / "table.json")
+    table = (runs / name / "table.json").read_text().replace(f"{runs.resolve()}/", "")
+    write_atomically(folder / "table.json", table.encode())
     written = io.StringIO()
     writer = csv.DictWriter(written, COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()

@@ -131,18 +131,27 @@ def differences() -> str:
     return markdown(("images", "difference", "points", "95 % interval", "of each seed"), rows)
 
 
+def words_of(method: str) -> str:
+    return method.replace("transport-tau", "τ = ")
+
+
 def choices(*names: str) -> str:
     """Validation accuracy of experiments on a protocol, first and last module."""
     rows = []
     for name in names:
-        if comparison(name) is None:
+        if (found := comparison(name)) is None:
             continue
-        for method, modules in last_epoch(name, "validation_accuracy").items():
-            first, last = modules[1], modules[max(modules)]
+        accuracy = last_epoch(name, "validation_accuracy")
+        for method, one in found["methods"].items():
+            if method not in accuracy:
+                failed = f"{len(one['failed'])} of {len(found['seeds'])} runs diverged"
+                rows.append((f"`{name}`", words_of(method), "-", "-", failed))
+                continue
+            first, last = accuracy[method][1], accuracy[method][max(accuracy[method])]
             rows.append(
                 (
                     f"`{name}`",
-                    method.replace("transport-tau", "τ = "),
+                    words_of(method),
                     f"{statistics.mean(first):.1f}",
                     f"**{statistics.mean(last):.1f}**",
                     ", ".join(f"{value:.1f}" for value in last),
