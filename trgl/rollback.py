@@ -1,4 +1,4 @@
-"""An update that is done as a whole or not at all, though memory may run out in it."""
+"""First updates that are done as a whole or not at all, though memory may run out in them."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
