@@ -74,8 +74,12 @@ class Together(Optimizer):
         self.rollback = Rollback(optimizers, parameters)
         self._optimizers = optimizers
 
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Steps them, in order; loss scaling does not call it where it skips an update."""
+    def update(self) -> None:
+        """Steps them, in order."""
         with self.rollback.undone_if_it_fails():
             for optimizer in self._optimizers:
                 optimizer.step()
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """`update` for loss scaling, which does not call it where it skips an update."""
+        self.update()

@@ -41,7 +41,9 @@ class Rollback:
     @contextmanager
     def undone_if_it_fails(self) -> Iterator[None]:
         """Around an update."""
-        new = {p for p in self._parameters if p.grad is not None} - self._updated
+        new = set[nn.Parameter]()
+        if len(self._updated) < len(self._parameters):
+            new = {p for p in self._parameters if p.grad is not None} - self._updated
         saved = _saved(self._optimizers, self._parameters) if new else None
         self.broken = True
         try:
