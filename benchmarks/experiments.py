@@ -1,10 +1,12 @@
 """The experiments on little data of docs/results.md, and the raw figures that they leave.
 
-    python benchmarks/experiments.py --data DIR --runs DIR [NAME...]
+    python benchmarks/experiments.py --data DIR --cifar10 FILE.npz --runs DIR [NAME...]
 
-runs those that are named, or all, as `trgl compare` does, and goes on with those begun. Of each it
-writes, under benchmarks/results/NAME, table.json, which is the comparison's, and metrics.csv, a row
-for each evaluation of each module of each run. benchmarks/results_page.py fills the page with them.
+runs those that are named, or all whose images are given, as `trgl compare` does, and goes on with
+those begun. DIR holds MNIST; FILE.npz CIFAR-10's first 1,000 training images of each class and its
+10,000 test images. Of each it writes, under benchmarks/results/NAME, table.json, which is
+the comparison's, and metrics.csv, a row for each evaluation of each module of each run.
+benchmarks/results_page.py fills the page with them.
 """
 
 from __future__ import annotations
@@ -27,6 +29,11 @@ RESULTS = Path(__file__).parent / "results"
 _CHOOSE = "--train-size 1150 --validation-size 1000 --epochs 150 --evaluate-every 150 --seeds 10,11"
 _BOTH = f"{_CHOOSE} --methods vanilla,transport"
 _TRANSPORT = f"{_CHOOSE} --methods transport"
+# Table 12 with 64 filters in the place of 256
+_WIDE = (
+    "t12-wide-10-1-cifar10-1000-sequential-k10 --filters 64 --channels-last --recompute none "
+    "--threads 1"
+)
 # what `trgl compare` is given, but for --data and --out
 EXPERIMENTS = {
     "mnist-150": "mnist-20x1 --seeds 0-4",
@@ -43,6 +50,9 @@ EXPERIMENTS = {
     "power-1.5": f"mnist-20x1 {_TRANSPORT} --power 1.5 --taus 0.05,0.005",
     "depth-5": f"mnist-20x1 {_BOTH} --modules 5",
     "depth-10": f"mnist-20x1 {_BOTH} --modules 10",
+    # a fifth of the epochs, to choose by
+    "cifar-tau": f"{_WIDE} --train-size 2000 --validation-size 1000 --epochs 10 --epochs-step 2 "
+    "--evaluate-every 1000 --seeds 10 --methods vanilla,transport --taus 0.1,0.01,0.001",
 }
 COLUMNS = (
     "method",
@@ -58,7 +68,7 @@ COLUMNS = (
 
 
 def run(name: str, data: Path, runs: Path) -> bool:
-    """Runs one, or goes on with it; returns whether all its runs came to their end."""
+    """Runs one on the images in `data`, or goes on with it; returns whether all its runs ended."""
     out = runs / name
     words = [sys.executable, "-m", "trgl", "compare"]
     if (out / "config.json").exists():
@@ -95,7 +105,8 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(EXPERIMENTS)}")
-    parser.add_argument("--data", type=Path, help="holds the data sets; without it nothing is run")
+    parser.add_argument("--data", type=Path, help="holds MNIST")
+    parser.add_argument("--cifar10", type=Path, help="an archive of images of CIFAR-10")
     parser.add_argument("--runs", type=Path, required=True, help="where runs are kept")
     options = parser.parse_args()
     unknown = sorted(set(options.names) - EXPERIMENTS.keys())
@@ -103,8 +114,9 @@ def main() -> int:
         parser.error(f"names of {', '.join(EXPERIMENTS)} expected, received {', '.join(unknown)}")
     sound = True
     for name in options.names or EXPERIMENTS:
-        if options.data is not None:
-            sound &= run(name, options.data, options.runs)
+        data = options.cifar10 if name.startswith("cifar") else options.data
+        if data is not None:
+            sound &= run(name, data, options.runs)
         if (options.runs / name / "table.json").exists():
             collect(name, options.runs)
     return 0 if sound else 1

@@ -165,13 +165,11 @@ def choices(*names: str, but: Sequence[str] = ()) -> str:
 
 def commands() -> str:
     """The command of every experiment."""
-    return markdown(
-        ("experiment", "command"),
-        (
-            (f"`{name}`", f"`trgl compare {words} --data DIR`")
-            for name, words in EXPERIMENTS.items()
-        ),
-    )
+    rows = []
+    for name, words in EXPERIMENTS.items():
+        data = "FILE.npz" if name.startswith("cifar") else "DIR"
+        rows.append((f"`{name}`", f"`trgl compare {words} --data {data}`"))
+    return markdown(("experiment", "command"), rows)
 
 
 TABLES: dict[str, Callable[[], str]] = {
