@@ -24,7 +24,8 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
-FLAGS = ["-std=c++20", "-O3", "-g0", "-fvisibility=hidden", "-Wno-psabi"]
+# without errno a square root is an instruction, of vectors too
+FLAGS = ["-std=c++20", "-O3", "-g0", "-fvisibility=hidden", "-fno-math-errno", "-Wno-psabi"]
 OLDEST_TORCH = (2, 11)
 OLDEST_SETUPTOOLS = 77  # as pyproject.toml says, which an install without isolation does not heed
 COMPILERS = ("c++", "g++", "clang++")
