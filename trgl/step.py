@@ -88,8 +88,9 @@ class LocalStep:
         self.accumulate = accumulate
         self.scaler = torch.amp.GradScaler(device.type) if autocast is torch.float16 else None
         # tracing may leave constants in the compiled code: then what is held is only reported
+        own = [module, *([criterion] if isinstance(criterion, nn.Module) else [])]
         self.boundary = ModuleBoundary(
-            f"module {number}", [module], self.optimizers, release=self.forward is module
+            f"module {number}", own, self.optimizers, release=self.forward is module
         )
         self.passing = ModuleBoundary(f"module {number}, which is frozen", [module])
         self.watch = Watch(number, device)

@@ -118,6 +118,13 @@ def row_bytes(
     return like[:1].numel() * like.element_size()
 
 
+# a control group's limit and use, of both versions of Linux's control groups
+GROUPS = (
+    (Path("/sys/fs/cgroup"), "memory.max", "memory.current"),
+    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"),
+)
+
+
 def check_place(place: object) -> None:
     """Holds that features can be kept there.
 
@@ -163,18 +170,22 @@ def available_memory() -> int | None:
         found.append(int(fields["MemAvailable"].split()[0]) * 1024)
     except (OSError, KeyError, ValueError):
         pass
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        (
-            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-            "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-        ),
-    ):
+    for folder, limit, used in GROUPS:
         try:
-            found.append(max(0, int(Path(limit).read_text()) - int(Path(used).read_text())))
+            left = int((folder / limit).read_text()) - int((folder / used).read_text())
         except (OSError, ValueError):  # no such file, or "max"
             continue
+        found.append(max(0, left) + _cached(folder / "memory.stat"))
     return min(found, default=None)
+
+
+def _cached(stat: Path) -> int:
+    """Of what a control group uses, the files that the system kept and can drop at once."""
+    try:
+        fields = dict(line.split() for line in stat.read_text().splitlines())
+    except (OSError, ValueError):
+        return 0
+    return int(fields.get("total_inactive_file", fields.get("inactive_file", 0)))
 
 
 def _order(

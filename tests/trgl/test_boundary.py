@@ -194,3 +194,25 @@ def test_a_criterion_that_fails_leaves_nothing():
     assert live_bytes() - before <= 4096 * 4  # logits, energies: small tensors of the traceback
     del raised
     assert CLASSES
+
+
+class Centres(torch.nn.Module):
+    """A criterion that remembers: a buffer that each batch replaces."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(SIZE, 64))
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        self.seen = torch.cat([logits.detach(), self.seen], 1)[:, :64].contiguous()
+        return torch.nn.functional.cross_entropy(logits, labels) + 0 * self.seen.sum()
+
+
+def test_buffers_of_a_criterion_live_on():
+    criterion = [Centres(), Centres()]
+    trainer = trainer_of(network(modules=2), criterion=criterion)
+    for step in trainer.steps:
+        step.boundary.find = "always"
+    trainer.fit(DATA)
+    assert all(step.boundary.held == () for step in trainer.steps)
+    assert all(one.seen[:, : 4 * CLASSES].abs().sum() > 0 for one in criterion)

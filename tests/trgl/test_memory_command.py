@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 
@@ -36,12 +37,26 @@ def test_prints_a_row_per_method_and_writes_everything(capsys, tmp_path) -> None
 
 
 def test_measures_beside_what_it_predicts(capsys) -> None:
-    assert main([*SMALL, "--methods", "recompute", "--measure"]) == 0
-    line = next(s for s in capsys.readouterr().out.splitlines() if " recompute " in s)
+    assert main([*SMALL, "--methods", "recompute", "--measure", "--per-module"]) == 0
+    out = capsys.readouterr().out
+    line = next(s for s in out.splitlines() if " recompute " in s)
     _, _, _, _, peak, _, measured, scratch, process = line.split()
     assert float(measured) == pytest.approx(float(peak), rel=0.03)
     assert float(scratch) >= float(measured)
     assert float(process) > float(scratch)
+    modules = re.findall(r"module [12], .* peak ([\d.]+), measured ([\d.]+)", out)
+    assert len(modules) == 3  # the one of end-to-end training too
+    for predicted, found in modules:
+        assert float(found) == pytest.approx(float(predicted), rel=0.03)
+    assert "reference" not in out
+
+
+def test_says_that_the_reference_holds_more(capsys, monkeypatch) -> None:
+    monkeypatch.setattr("trgl.cli.memory.notice", lambda: "compiled engine not in use (no library)")
+    assert main([*SMALL, "--methods", "vanilla"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert "reference" in last
+    assert "no library" in last
 
 
 def test_knows_recipes(capsys) -> None:

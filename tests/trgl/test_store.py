@@ -130,3 +130,14 @@ def test_the_system_says_how_much_memory_is_free():
     pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     assert free is not None
     assert 0 < free <= pages
+
+
+def test_files_that_the_system_keeps_in_memory_count_as_free(monkeypatch, tmp_path):
+    (tmp_path / "memory.max").write_text("1000000\n")
+    (tmp_path / "memory.current").write_text("999000\n")
+    monkeypatch.setattr(store, "GROUPS", [(tmp_path, "memory.max", "memory.current")])
+    assert store.available_memory() == 1000
+    (tmp_path / "memory.stat").write_text("anon 99000\ninactive_file 700000\nactive_file 1\n")
+    assert store.available_memory() == 701000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert store.available_memory() > 1000000

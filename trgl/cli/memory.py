@@ -15,9 +15,11 @@ import torch
 from trgl.cli.options import chosen_device, whole_number
 from trgl.durable import write_atomically
 from trgl.heads import HEADS
+from trgl.measure import Measured
 from trgl.memory_table import METHODS, Plan, Row, check, methods_for, rows
 from trgl.strict_json import to_json
 from trgl.zoo import MODELS, subject
+from trgl_kernels.extension import notice
 
 _UNITS = {"b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 _UNITS |= {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
@@ -31,6 +33,10 @@ _CPU_NOTE = (
     "measured: the same peak, from every allocation and release of torch's CPU allocator. scratch: "
     "with what the library of convolutions takes in addition. process: the resident memory, which "
     "holds the interpreter, torch, weights and whatever the C library did not give back as well."
+)
+_REFERENCE_NOTE = (
+    "The peaks are those of the compiled operators. The reference, which serves the CPU here, "
+    "holds temporaries of its own besides: "
 )
 _GPU_NOTE = (
     "predicted and allocated: everything that lives, parameters and optimizer state too. Reserved "
@@ -165,6 +171,9 @@ def run(options: argparse.Namespace) -> int:
         for line in _lines(row, found[0], plan, options.per_module):
             print(line, flush=True)
     print(f"\n{_NOTES}")
+    missing = notice()
+    if missing is not None and device == "cpu":
+        print(f"{_REFERENCE_NOTE}{missing}")
     if plan.measure:
         print(_CPU_NOTE if device == "cpu" else _GPU_NOTE)
     if options.json is not None:
@@ -211,15 +220,25 @@ def _lines(row: Row, first: Row, plan: Plan, per_module: bool) -> list[str]:
         text += f"{row.fits or 'none':>9}"
     lines = [text]
     if per_module:
-        for saved, peaks, count in zip(row.saved, row.peaks, row.blocks, strict=True):
+        measured: Sequence[Measured | None] = row.measured or [None] * len(row.saved)
+        for saved, peaks, count, step in zip(
+            row.saved, row.peaks, row.blocks, measured, strict=True
+        ):
             body = sum(size for _, size in saved.blocks)
             parts = f"{saved.input / _MIB:.1f} input + {body / _MIB:.1f} body"
             lines.append(
                 f"       module {saved.number}, {count} layers or blocks: saved "
                 f"{saved.total / _MIB:.1f} = {parts} + {saved.head / _MIB:.1f} head; "
                 f"peak {peaks.activations / _MIB:.1f}"
+                + ("" if step is None else f", {_measured(step)}")
             )
     return lines
+
+
+def _measured(step: Measured) -> str:
+    if step.activations is None:
+        return f"allocated {step.allocated / _MIB:.1f}"
+    return f"measured {step.activations / _MIB:.1f}"
 
 
 def _shape(text: str) -> tuple[int, ...]:

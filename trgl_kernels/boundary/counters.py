@@ -71,7 +71,7 @@ class Counters:
         peak: highest sum of live storages made inside; over all steps, the highest of them. None
             where it is not known: on CUDA, if the process had a higher peak before.
         freed_by_reference_counting: gone when the scope closed, without help.
-        freed_by_force: released because something held it.
+        freed_by_force: released because something held it, or collected from a cycle on the CPU.
         crossed: storages that crossed.
     """
 

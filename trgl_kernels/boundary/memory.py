@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .. import extension
 
@@ -22,13 +23,34 @@ def native() -> Any:
     if extension.without_boundary() is not None:
         return None
     memory = torch.classes.trgl_boundary.Memory
-    return memory if memory.count() else None
+    if not memory.count():
+        return None
+    torch.UntypedStorage.is_shared = _is_shared  # type: ignore[assignment]
+    return memory
+
+
+def _is_shared(storage: torch.UntypedStorage) -> bool:
+    """`UntypedStorage.is_shared`, which raises on released memory, where torch ends the process."""
+    if storage.device.type == "cpu" and storage.nbytes() and not storage.resizable():
+        storage[0]
+    return bool(_torch_is_shared(storage))
+
+
+_torch_is_shared = torch.UntypedStorage.is_shared
 
 
 @functools.cache
 def scope_class() -> Any:
     """csrc/boundary/scope.h, kept: looking it up takes longer than making one; None as `native`."""
     return None if native() is None else torch.classes.trgl_boundary.Scope
+
+
+def cuda_index(parameter: Tensor | None) -> int:
+    """The CUDA device to count on, -1 for none: that of a parameter, or else the current one."""
+    if parameter is not None:
+        device = parameter.device
+        return (device.index or 0) if device.type == "cuda" else -1
+    return torch.cuda.current_device() if torch.cuda.is_initialized() else -1
 
 
 def absence() -> str:

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from . import opened, search
 from .counters import BoundaryWarning, Bytes, Counters, Fields, Held, add, report
-from .memory import BoundaryError, scope_class
+from .memory import BoundaryError, cuda_index, scope_class
 from .protection import (
     all_of,
     forget_autocast_copies,
@@ -126,16 +126,22 @@ class ModuleBoundary:
                 f"A boundary has one scope open at a time, but that of {self.name!r} is open "
                 f"already. Make a boundary for each thread and each level."
             )
-        self._around = current()
-        self._crossed_bytes = 0
-        find = self.find == "always" or (self.find == "sampled" and self._schedule.finds())
-        native_scope = scope_class()
-        if native_scope is not None:
-            self._scope = native_scope(self._device_index(), find)
-        elif find:
-            self._before = search.python_storages()
-        self._finding = find
-        opened.push(self)
+        try:
+            self._around = current()
+            self._crossed_bytes = 0
+            find = self.find == "always" or (self.find == "sampled" and self._schedule.finds())
+            native_scope = scope_class()
+            if native_scope is not None:
+                self._scope = native_scope(cuda_index(self._parameter), find)
+            elif find:
+                self._before = search.python_storages()
+            self._finding = find
+            opened.push(self)
+        except BaseException:  # an interrupt: it can be opened again
+            opened.pop(self)
+            self._scope = self._before = self._around = None
+            self._entered.release()
+            raise
         return self
 
     def __exit__(
@@ -185,9 +191,10 @@ class ModuleBoundary:
                 f"cross takes a tensor whose memory torch knows; received {described(y)} and "
                 f"layout {y.layout}. Convert it with to_dense()."
             )
-        if self._scope is not None and pieces[0] is leaf:
+        if pieces[0] is leaf:
             bytes_alone = leaf.numel() * leaf.element_size()
-            if bytes_alone < leaf.untyped_storage().nbytes() and self._scope.made([leaf])[0] != 0:
+            part = bytes_alone < leaf.untyped_storage().nbytes()
+            if part and (self._scope is None or self._scope.made([leaf])[0] != 0):
                 leaf = leaf.clone()
                 pieces = [leaf]
         crossed = set(storage_keys(self._crossed))
@@ -249,19 +256,10 @@ class ModuleBoundary:
                 f"{what} takes a tensor; received {type(t).__name__}. Pass tensors one by one."
             )
 
-    def _device_index(self) -> int:
-        """The CUDA device to count on, -1 for none."""
-        if self._parameter is not None:
-            device = self._parameter.device
-            return (device.index or 0) if device.type == "cuda" else -1
-        return torch.cuda.current_device() if torch.cuda.is_initialized() else -1
-
     def _protected(self) -> Iterator[Tensor]:
         yield from self._crossed
         yield from self._kept
-        yield from of_modules(self.modules)
-        yield from of_optimizers(self.optimizers)
-        for boundary in self._inside:
+        for boundary in (self, *self._inside):
             yield from of_modules(boundary.modules)
             yield from of_optimizers(boundary.optimizers)
         yield from of_process()
@@ -273,14 +271,16 @@ class ModuleBoundary:
         if self._finding or (self.find != "never" and (counted.disagree or failed)):
             forget_autocast_copies()
             protected = list(self._protected())
-            disagree = Bytes._make(scope.bytes(protected)).disagree
-            if disagree and not self._warned and not failed and self._schedule.hears():
+            left = Bytes._make(scope.bytes(protected))
+            if left.disagree and not self._warned and not failed and self._schedule.hears():
                 gc.collect()  # what only a cycle holds is worth no warning
-                disagree = Bytes._make(scope.bytes(protected)).disagree
-            if self._finding or failed or (disagree and self._schedule.hears()):
+                before, left = left, Bytes._make(scope.bytes(protected))
+                forced = before.unexplained - left.unexplained
+            if self._finding or failed or (left.disagree and self._schedule.hears()):
                 message = f"boundary {self.name!r}: {_RELEASED}"
-                self.held, forced = search.search(scope, protected, message, self)
-                if self.held or disagree:
+                self.held, released = search.search(scope, protected, message, self)
+                forced += released
+                if self.held or left.disagree:
                     self._schedule.alarm(bool(self.held), self._finding)
         self._counts = counted.counters(forced, self._crossed_bytes)
         self._sums = add(self._sums, self._counts)

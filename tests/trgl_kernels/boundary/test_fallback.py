@@ -53,3 +53,10 @@ def test_what_python_holds_is_reported_and_stays():
 def test_counting_says_why_not():
     with pytest.raises(BoundaryError, match="compiled extension"):
         live_bytes()
+
+
+def test_of_a_view_only_the_view_crosses():
+    boundary = ModuleBoundary("module 3")
+    with boundary:
+        x = boundary.cross(torch.ones(64, 64)[:2])
+    assert x.untyped_storage().nbytes() == 2 * 64 * 4

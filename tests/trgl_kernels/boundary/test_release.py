@@ -61,6 +61,8 @@ ACCESSES = {
     "our operator": lambda t: trgl_kernels.residual_energy(torch.ones(64, 64), t),
     "storage": lambda t: t.untyped_storage()[0],
     "pointer": lambda t: t.data_ptr(),
+    "whether it is shared": lambda t: t.is_shared(),
+    "whether its storage is shared": lambda t: t.untyped_storage().is_shared(),
     "equality": lambda t: torch.equal(t, torch.ones(64, 64)),
     "foreach": lambda t: torch._foreach_add([t], 1.0),
     "detach, then read": lambda t: t.detach().norm(),

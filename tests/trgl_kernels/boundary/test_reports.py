@@ -14,6 +14,7 @@ from trgl_kernels.boundary import (
     ModuleBoundary,
     current,
     live_bytes,
+    opened,
 )
 
 pytestmark = [
@@ -169,3 +170,20 @@ def test_release_inside_a_scope():
                 trgl_kernels.release(refused, reason="early")
         assert trgl_kernels.release(mine, reason="early") == 8000
     assert before.sum() == crossing.sum() == kept.sum() == 2000
+
+
+def test_an_interrupt_while_it_opens_leaves_it_closed(monkeypatch):
+    boundary = ModuleBoundary("module 3")
+    push = opened.push
+
+    def interrupted(one):
+        push(one)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(opened, "push", interrupted)
+    with pytest.raises(KeyboardInterrupt), boundary:
+        pass
+    monkeypatch.undo()
+    assert current() is None
+    with boundary:
+        assert boundary.cross(torch.ones(2)).sum() == 2

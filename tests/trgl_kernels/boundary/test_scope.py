@@ -138,6 +138,7 @@ def test_tensors_in_reference_cycles(training):
         before = live_bytes()
         y = training.step(hold)
         assert live_bytes() - before == MAP
+        assert training.boundary.last.freed_by_force >= MAP
     finally:
         gc.enable()
     del y
