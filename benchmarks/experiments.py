@@ -37,7 +37,7 @@ _WIDE = (
 # what `trgl compare` is given, but for --data and --out
 EXPERIMENTS = {
     "mnist-150": "mnist-20x1 --seeds 0-4",
-    "mnist-300": "mnist-20x1 --train-size 300 --seeds 0-4 --methods vanilla,transport",
+    "mnist-300": "mnist-20x1 --train-size 300 --seeds 0-5 --methods vanilla,transport",
     "mnist-300-whole": "mnist-20x1 --train-size 300 --seeds 0-4 --methods end-to-end",
     "mnist-600": "mnist-20x1 --train-size 600 --seeds 0-2 --methods vanilla,transport",
     "mnist-600-whole": "mnist-20x1 --train-size 600 --seeds 0-2 --methods end-to-end",

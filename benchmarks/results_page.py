@@ -99,7 +99,8 @@ def accuracies() -> str:
                     METHODS[method],
                     f"**{interval(one['last_module_last_epoch'])}**",
                     interval(one["optimistic_maximum_over_epochs_and_modules"]),
-                    f"{len(one['values'])}",
+                    f"{len(one['values'])}"
+                    + (f"; {len(one['failed'])} diverged" if one["failed"] else ""),
                     f"{100 * published['published_accuracy']:.1f}",
                     f"{statistics.median(times.values()):.2f}",
                 )
