@@ -294,9 +294,6 @@ def displacement_energy_backward(
     with torch.autocast(x.device.type, enabled=False):
         dtype, layout = accumulation_dtype(x, y), memory_format(x)
         slope = energy_slope(y.to(dtype) - x.to(dtype), grad_energy, p)
-        grad_x, grad_y = x.new_empty(0), x.new_empty(0)
-        if output_mask[0]:
-            grad_x = output(-slope, x.dtype, layout)
-        if output_mask[1]:
-            grad_y = output(slope, y.dtype, layout)
+        grad_x = output(-slope, x.dtype, layout) if output_mask[0] else x.new_empty(0)
+        grad_y = output(slope, y.dtype, layout) if output_mask[1] else x.new_empty(0)
         return grad_x, grad_y
