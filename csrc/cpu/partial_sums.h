@@ -25,7 +25,11 @@ void add_parts(
 
 // Adds up `count` rows of `width` values in their order.
 template <class A>
-void add_rows(const A* rows, int64_t count, int64_t width, A* out) {
+void add_rows(
+    const A* rows,  // [count, width]
+    int64_t count,
+    int64_t width,
+    A* out) {  // [width]
   std::vector<double> total(width, 0.0);
   for (int64_t i = 0; i < count; ++i) {
     for (int64_t j = 0; j < width; ++j) {

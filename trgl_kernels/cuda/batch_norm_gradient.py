@@ -36,16 +36,16 @@ from .tiles import (
 
 @triton.jit
 def backward_sums_kernel(
-    grad_y_ptr,
-    grad_energy_ptr,
-    z_ptr,
-    y_ptr,
-    weight_ptr,
-    bias_ptr,
-    mean_ptr,
-    rstd_ptr,
-    keep_ptr,
-    grad_x_ptr,
+    grad_y_ptr,  # [N, C, *] or None
+    grad_energy_ptr,  # [N] or None
+    z_ptr,  # [N, C, *]
+    y_ptr,  # [N, C, *] or None
+    weight_ptr,  # [C] or None
+    bias_ptr,  # [C] or None
+    mean_ptr,  # [C]
+    rstd_ptr,  # [C]
+    keep_ptr,  # [N] or None
+    grad_x_ptr,  # [N, C, *] or None
     sum_h_ptr,  # [splits, C]
     sum_hz_ptr,  # [splits, C]
     grad_energy_step,
@@ -109,19 +109,19 @@ def backward_sums_kernel(
 
 @triton.jit
 def backward_kernel(
-    grad_y_ptr,
-    grad_energy_ptr,
-    z_ptr,
-    y_ptr,
-    weight_ptr,
-    bias_ptr,
-    mean_ptr,
-    rstd_ptr,
-    keep_ptr,
-    grad_x_ptr,
-    grad_z_ptr,
-    sum_h_ptr,
-    sum_hz_ptr,
+    grad_y_ptr,  # [N, C, *] or None
+    grad_energy_ptr,  # [N] or None
+    z_ptr,  # [N, C, *]
+    y_ptr,  # [N, C, *] or None
+    weight_ptr,  # [C] or None
+    bias_ptr,  # [C] or None
+    mean_ptr,  # [C]
+    rstd_ptr,  # [C]
+    keep_ptr,  # [N] or None
+    grad_x_ptr,  # [N, C, *] or None
+    grad_z_ptr,  # [N, C, *] or None
+    sum_h_ptr,  # [C] or None
+    sum_hz_ptr,  # [C] or None
     grad_energy_step,
     keep_step,
     per_value,  # 1 / M

@@ -22,12 +22,12 @@ from .tiles import flat_channel, flat_program, normalized, relu, slope_and_bias
 
 @triton.jit
 def rectify_kernel(
-    z_ptr,
-    weight_ptr,
-    bias_ptr,
-    mean_ptr,
-    rstd_ptr,
-    y_ptr,
+    z_ptr,  # [N, C, *]
+    weight_ptr,  # [C] or None
+    bias_ptr,  # [C] or None
+    mean_ptr,  # [C]
+    rstd_ptr,  # [C]
+    y_ptr,  # [N, C, *]
     groups,
     plane,
     width,

@@ -21,7 +21,13 @@ from .tiles import energy_of, flat_channel, flat_program, relu
 
 
 @triton.jit
-def affine(z_hat, weight_ptr, bias_ptr, channel, mask):
+def affine(
+    z_hat,
+    weight_ptr,  # [C] or None
+    bias_ptr,  # [C] or None
+    channel,
+    mask,
+):
     """γ·ẑ + β."""
     if weight_ptr is not None:
         z_hat *= tl.load(weight_ptr + channel, mask, other=0.0).to(tl.float32)
@@ -32,15 +38,15 @@ def affine(z_hat, weight_ptr, bias_ptr, channel, mask):
 
 @triton.jit
 def forward_kernel(
-    z_ptr,
-    x_ptr,
-    weight_ptr,
-    bias_ptr,
-    mean_ptr,
-    rstd_ptr,
-    keep_ptr,
-    y_ptr,
-    energy_ptr,  # [chunks, N]
+    z_ptr,  # [N, C, *]
+    x_ptr,  # [N, C, *]
+    weight_ptr,  # [C] or None
+    bias_ptr,  # [C] or None
+    mean_ptr,  # [C]
+    rstd_ptr,  # [C]
+    keep_ptr,  # [N] or None
+    y_ptr,  # [N, C, *]
+    energy_ptr,  # [chunks, N] or None
     keep_step,
     samples,
     groups,

@@ -19,7 +19,12 @@ from .tiles import energy_of, energy_slope, flat_program
 
 
 @triton.jit
-def displacement(x_ptr, y_ptr, offset, mask):
+def displacement(
+    x_ptr,  # [N, C, *]
+    y_ptr,  # [N, C, *]
+    offset,
+    mask,
+):
     """q = y − x, 0 beyond the mask."""
     x = tl.load(x_ptr + offset, mask, other=0.0).to(tl.float32)
     return tl.load(y_ptr + offset, mask, other=0.0).to(tl.float32) - x
@@ -27,8 +32,8 @@ def displacement(x_ptr, y_ptr, offset, mask):
 
 @triton.jit
 def forward_kernel(
-    x_ptr,
-    y_ptr,
+    x_ptr,  # [N, C, *]
+    y_ptr,  # [N, C, *]
     energy_ptr,  # [chunks, N]
     samples,
     groups,
@@ -56,11 +61,11 @@ def forward_kernel(
 
 @triton.jit
 def backward_kernel(
-    grad_energy_ptr,
-    x_ptr,
-    y_ptr,
-    grad_x_ptr,
-    grad_y_ptr,
+    grad_energy_ptr,  # [N]
+    x_ptr,  # [N, C, *]
+    y_ptr,  # [N, C, *]
+    grad_x_ptr,  # [N, C, *] or None
+    grad_y_ptr,  # [N, C, *] or None
     grad_energy_step,
     groups,
     plane,

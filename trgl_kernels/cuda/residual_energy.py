@@ -47,12 +47,12 @@ from .tiles import (
 
 @triton.jit
 def forward_kernel(
-    x_ptr,
-    r_ptr,
-    scale_ptr,
-    keep_ptr,
-    y_ptr,
-    energy_ptr,  # [chunks, N]
+    x_ptr,  # [N, C, *]
+    r_ptr,  # [N, C, *]
+    scale_ptr,  # [C] or None
+    keep_ptr,  # [N] or None
+    y_ptr,  # [N, C, *]
+    energy_ptr,  # [chunks, N] or None
     keep_step,
     samples,
     groups,
@@ -96,15 +96,15 @@ def forward_kernel(
 
 @triton.jit
 def backward_kernel(
-    x_ptr,  # where it is given, r is y
-    grad_y_ptr,
-    grad_energy_ptr,
-    y_ptr,
-    r_ptr,
-    scale_ptr,
-    keep_ptr,
-    grad_x_ptr,
-    grad_r_ptr,
+    x_ptr,  # [N, C, *] or None: where it is given, r is y
+    grad_y_ptr,  # [N, C, *] or None
+    grad_energy_ptr,  # [N] or None
+    y_ptr,  # [N, C, *] or None
+    r_ptr,  # [N, C, *]
+    scale_ptr,  # [C] or None
+    keep_ptr,  # [N] or None
+    grad_x_ptr,  # [N, C, *] or None
+    grad_r_ptr,  # [N, C, *] or None
     grad_energy_step,
     keep_step,
     groups,
@@ -150,14 +150,14 @@ def backward_kernel(
 
 @triton.jit
 def backward_with_scale_kernel(
-    grad_y_ptr,
-    grad_energy_ptr,
-    y_ptr,
-    r_ptr,
-    scale_ptr,
-    keep_ptr,
-    grad_x_ptr,
-    grad_r_ptr,
+    grad_y_ptr,  # [N, C, *] or None
+    grad_energy_ptr,  # [N] or None
+    y_ptr,  # [N, C, *] or None
+    r_ptr,  # [N, C, *]
+    scale_ptr,  # [C]
+    keep_ptr,  # [N] or None
+    grad_x_ptr,  # [N, C, *] or None
+    grad_r_ptr,  # [N, C, *] or None
     grad_scale_ptr,  # [splits, C]
     grad_energy_step,
     keep_step,

@@ -31,7 +31,16 @@ from .tiles import energy_of
 
 @triton.jit
 def residue_and_sum(
-    x_ptr, r_ptr, scale_ptr, keep_ptr, keep, y_type: tl.constexpr, offset, column, mask, inside
+    x_ptr,  # [N, *, C]
+    r_ptr,  # [N, *, C]
+    scale_ptr,  # [C] or None
+    keep_ptr,  # [N] or None
+    keep,
+    y_type: tl.constexpr,
+    offset,
+    column,
+    mask,
+    inside,
 ):
     """q and y = x + q, the latter as it is stored, since that is what backward reads."""
     q = tl.load(r_ptr + offset, mask, other=0.0).to(tl.float32)
@@ -45,13 +54,13 @@ def residue_and_sum(
 
 @triton.jit
 def statistics_kernel(
-    x_ptr,
-    r_ptr,
-    scale_ptr,
-    keep_ptr,
-    y_ptr,  # for its type
-    mean_ptr,
-    rstd_ptr,
+    x_ptr,  # [N, *, C]
+    r_ptr,  # [N, *, C]
+    scale_ptr,  # [C] or None
+    keep_ptr,  # [N] or None
+    y_ptr,  # [N, *, C], for its type
+    mean_ptr,  # [N, *]
+    rstd_ptr,  # [N, *]
     eps,
     keep_step,
     size,
@@ -95,17 +104,17 @@ def statistics_kernel(
 
 @triton.jit
 def forward_kernel(
-    x_ptr,
-    r_ptr,
-    weight_ptr,
-    bias_ptr,
-    scale_ptr,
-    keep_ptr,
-    y_ptr,
-    normed_ptr,
-    energy_ptr,  # [splits · blocks, N]
-    mean_ptr,
-    rstd_ptr,
+    x_ptr,  # [N, *, C]
+    r_ptr,  # [N, *, C]
+    weight_ptr,  # [C] or None
+    bias_ptr,  # [C] or None
+    scale_ptr,  # [C] or None
+    keep_ptr,  # [N] or None
+    y_ptr,  # [N, *, C]
+    normed_ptr,  # [N, *, C]
+    energy_ptr,  # [splits · blocks, N] or None
+    mean_ptr,  # [N, *]
+    rstd_ptr,  # [N, *]
     eps,
     keep_step,
     samples,

@@ -33,13 +33,13 @@ from .tiles import residue_gradient, sum_gradient
 
 @triton.jit
 def means_kernel(
-    grad_normed_ptr,
-    y_ptr,
-    weight_ptr,
-    mean_ptr,
-    rstd_ptr,
-    mean_g_ptr,
-    mean_gy_ptr,
+    grad_normed_ptr,  # [N, *, C]
+    y_ptr,  # [N, *, C]
+    weight_ptr,  # [C] or None
+    mean_ptr,  # [N, *]
+    rstd_ptr,  # [N, *]
+    mean_g_ptr,  # [N, *]
+    mean_gy_ptr,  # [N, *]
     size,
     width,
     COLUMNS: tl.constexpr,
@@ -65,24 +65,24 @@ def means_kernel(
 
 @triton.jit
 def backward_kernel(
-    grad_y_ptr,
-    grad_normed_ptr,
-    grad_energy_ptr,
-    y_ptr,
-    r_ptr,
-    x_ptr,
-    weight_ptr,
-    mean_ptr,
-    rstd_ptr,
-    scale_ptr,
-    keep_ptr,
-    grad_x_ptr,
-    grad_r_ptr,
-    grad_weight_ptr,  # [splits, C]
-    grad_bias_ptr,  # [splits, C]
-    grad_scale_ptr,  # [splits, C]
-    mean_g_ptr,  # [N, *], of wide rows
-    mean_gy_ptr,  # [N, *], of wide rows
+    grad_y_ptr,  # [N, *, C] or None
+    grad_normed_ptr,  # [N, *, C] or None
+    grad_energy_ptr,  # [N] or None
+    y_ptr,  # [N, *, C]
+    r_ptr,  # [N, *, C] or None
+    x_ptr,  # [N, *, C] or None
+    weight_ptr,  # [C] or None
+    mean_ptr,  # [N, *]
+    rstd_ptr,  # [N, *]
+    scale_ptr,  # [C] or None
+    keep_ptr,  # [N] or None
+    grad_x_ptr,  # [N, *, C] or None
+    grad_r_ptr,  # [N, *, C] or None
+    grad_weight_ptr,  # [splits, C] or None
+    grad_bias_ptr,  # [splits, C] or None
+    grad_scale_ptr,  # [splits, C] or None
+    mean_g_ptr,  # [N, *], of wide rows, or None
+    mean_gy_ptr,  # [N, *], of wide rows, or None
     grad_energy_step,
     keep_step,
     rows,

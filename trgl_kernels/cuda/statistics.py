@@ -27,10 +27,10 @@ def finish(
     count,
     channel,
     inside,
-    mean_ptr,
-    rstd_ptr,
-    running_mean_ptr,
-    running_var_ptr,
+    mean_ptr,  # [C]
+    rstd_ptr,  # [C]
+    running_mean_ptr,  # [C] or None
+    running_var_ptr,  # [C] or None
     momentum,
     decay,
     eps,
@@ -49,13 +49,13 @@ def finish(
 
 @triton.jit
 def batch_kernel(
-    z_ptr,
-    means_ptr,  # [splits, C]
-    m2s_ptr,  # [splits, C]
-    mean_ptr,
-    rstd_ptr,
-    running_mean_ptr,
-    running_var_ptr,
+    z_ptr,  # [N, C, *]
+    means_ptr,  # [splits, C] or None
+    m2s_ptr,  # [splits, C] or None
+    mean_ptr,  # [C]
+    rstd_ptr,  # [C]
+    running_mean_ptr,  # [C] or None
+    running_var_ptr,  # [C] or None
     momentum,
     decay,
     eps,
@@ -120,10 +120,10 @@ def batch_kernel(
 def merge_kernel(
     means_ptr,  # [splits, C]
     m2s_ptr,  # [splits, C]
-    mean_ptr,
-    rstd_ptr,
-    running_mean_ptr,
-    running_var_ptr,
+    mean_ptr,  # [C]
+    rstd_ptr,  # [C]
+    running_mean_ptr,  # [C] or None
+    running_var_ptr,  # [C] or None
     momentum,
     decay,
     eps,
@@ -166,7 +166,13 @@ def merge_kernel(
 
 @triton.jit
 def running_kernel(
-    running_mean_ptr, running_var_ptr, mean_ptr, rstd_ptr, eps, channels, COLUMNS: tl.constexpr
+    running_mean_ptr,  # [C]
+    running_var_ptr,  # [C]
+    mean_ptr,  # [C]
+    rstd_ptr,  # [C]
+    eps,
+    channels,
+    COLUMNS: tl.constexpr,
 ):
     """Evaluation: a copy of the running mean, and 1/√(running variance + eps)."""
     channel = tl.program_id(0).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)

@@ -62,7 +62,13 @@ def normalized(centred, slope, bias):
 
 
 @triton.jit
-def slope_and_bias(rstd, weight_ptr, bias_ptr, channel, mask):
+def slope_and_bias(
+    rstd,
+    weight_ptr,  # [C] or None
+    bias_ptr,  # [C] or None
+    channel,
+    mask,
+):
     """γ·rstd and β, as `normalized` takes them."""
     bias = tl.zeros(rstd.shape, tl.float32)
     if weight_ptr is not None:
@@ -73,7 +79,12 @@ def slope_and_bias(rstd, weight_ptr, bias_ptr, channel, mask):
 
 
 @triton.jit
-def sum_gradient(grad_y_ptr, y_ptr, offset, mask):
+def sum_gradient(
+    grad_y_ptr,  # [N, C, *] or None
+    y_ptr,  # [N, C, *] or None
+    offset,
+    mask,
+):
     """Gradient at u = x + q: the output's, where its ReLU (y given) let it pass. NaN passes."""
     if grad_y_ptr is None:
         g = tl.zeros(offset.shape, tl.float32)
@@ -89,8 +100,8 @@ def sum_gradient(grad_y_ptr, y_ptr, offset, mask):
 def residue_gradient(
     g,
     q,
-    grad_energy_ptr,
-    keep_ptr,
+    grad_energy_ptr,  # [N] or None
+    keep_ptr,  # [N] or None
     sample,
     grad_energy_step,
     keep_step,
@@ -185,10 +196,10 @@ def over_rows(values, LAST: tl.constexpr):
 
 @triton.jit
 def column_sums_kernel(
-    first_ptr,
-    first_sum_ptr,
-    second_ptr,
-    second_sum_ptr,
+    first_ptr,  # [R, W]
+    first_sum_ptr,  # [W]
+    second_ptr,  # [R, W] or None
+    second_sum_ptr,  # [W] or None
     rows,
     columns,
     ROWS: tl.constexpr,
