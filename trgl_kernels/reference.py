@@ -1,8 +1,10 @@
 """Every operator in plain PyTorch: the definition that the engines are held against.
 
-Each function reads like its formula and has the signature of the public operator. The gradients are
-written out below the definitions, since one backward operator per operator holds its mathematics;
-the tests compare them with what autograd makes of the definitions.
+The function of an operator reads like its formula and takes the arguments of the public function of
+its name; `with_energy=False` beside them leaves the energy out, as an empty tensor. It returns what
+the registered operator returns: the public outputs and then, where it normalizes, mean and rstd.
+The gradients are written out in gradients.py, since one backward operator per operator holds its
+mathematics; the tests compare them with what autograd makes of the definitions.
 
 Letters: N batch, C channels, D features per sample. Sums run in float32 (float64 for float64
 inputs), whatever the type of the inputs.
