@@ -252,6 +252,23 @@ def test_batch_norm_relu_in_parts(
     assert kernels.count("column_sums_kernel") == 2 + training
 
 
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+@each_layout
+def test_infinity_in_parts(layout: torch.memory_format, split: None, kernels: list[str]) -> None:
+    z = normal((3, 6, 5, 5), layout)
+    z[1, 2, 3, 3], z[0, 1, 0, 0], z[2, 5, 4, 4] = torch.inf, -torch.inf, torch.nan
+    z[0, 4, 1, 1], z[2, 4, 0, 2] = torch.inf, -torch.inf
+    z[1, 0, 0, 0], z[1, 0, 0, 1] = torch.inf, torch.inf
+    running = torch.randn(6), torch.rand(6) + 0.5
+    moved = tuple(t.double() for t in running)
+    found = torch.ops.trgl.batch_norm_relu.default(z, None, None, *running, True, 0.1, 1e-5)
+    exact = reference.batch_norm_relu(z.double(), None, None, *moved, training=True)
+    assert [float(running[0][c]) for c in (0, 1, 2)] == [torch.inf, -torch.inf, torch.inf]
+    for a, b in zip((*found, *running), (*exact, *moved), strict=True):
+        torch.testing.assert_close(a.double(), b, atol=1e-5, rtol=1e-5, equal_nan=True)
+    assert kernels.count("merge_kernel") == 1
+
+
 @each_layout
 @pytest.mark.usefixtures("split")
 def test_split_runs_are_bitwise_equal(layout: torch.memory_format) -> None:

@@ -5,6 +5,8 @@ a channel, are merged as triples (count, mean, M2) in a fixed order:
 
     n = Σ n_i,   mean = Σ n_i·mean_i / n,   M2 = Σ M2_i + Σ n_i·(mean_i − mean)²
 
+An infinite value makes the mean what a sum of the values says, ∞, −∞ or NaN, and M2 NaN.
+
 The running statistics move by PyTorch's rule, the variance unbiased:
 
     running ← (1 − momentum)·running + momentum·(mean, M2 / (n − 1))
@@ -18,6 +20,12 @@ from torch import Tensor
 from .. import launch
 from .runtime import run, run_by_channel
 from .tiles import channel_program, channel_rows, over_rows
+
+
+@triton.jit
+def infinite(x):
+    """Whether x is ∞ or −∞."""
+    return tl.abs(x) == float("inf")
 
 
 @triton.jit
@@ -83,6 +91,7 @@ def batch_kernel(
         )
         z = tl.load(z_ptr + offset, mask, other=0.0).to(tl.float32)
         delta = tl.where(mask, z - mean, 0.0)
+        delta = tl.where(infinite(mean), z, delta)  # ∞ − ∞ would be NaN, and M2 is already
         mean += delta * (1.0 / (start // ROWS + 1))
         m2 += delta * (z - mean)
     # only the last tile of a share can have rows that hold nothing
@@ -93,7 +102,8 @@ def batch_kernel(
         count *= COLUMNS
     # the second sum takes back what the first lost where the mean is far from 0
     merged = over_rows(counts * mean, LAST) / count
-    merged += over_rows(counts * (mean - merged), LAST) / count
+    lost = over_rows(counts * (mean - merged), LAST) / count
+    merged += tl.where(infinite(merged), 0.0, lost)
     spread = mean - merged
     m2 = over_rows(m2 + counts * spread * spread, LAST)
     if means_ptr is not None:
@@ -145,7 +155,8 @@ def merge_kernel(
     counts = tl.maximum(tl.minimum(values - row * share, share), 0).to(tl.float32)
     count = tl.sum(counts, 0, keep_dims=True)
     mean = tl.sum(counts * means, 0, keep_dims=True) / count
-    mean += tl.sum(counts * (means - mean), 0, keep_dims=True) / count
+    lost = tl.sum(counts * (means - mean), 0, keep_dims=True) / count
+    mean += tl.where(infinite(mean), 0.0, lost)
     spread = means - mean
     m2 = tl.sum(m2s + counts * spread * spread, 0, keep_dims=True)
     finish(
