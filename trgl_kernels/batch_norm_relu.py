@@ -30,15 +30,17 @@ def batch_norm_relu(
         running_mean, running_var: [C], or None for both; updated in training as
             torch.nn.functional.batch_norm does (the variance unbiased), read in evaluation.
         training: statistics of the batch (True) or running ones (False).
-        momentum: weight of the batch in the running statistics, in [0, 1].
+        momentum: weight of the batch in the running statistics, (1 − momentum) being that of what
+            they were; any finite number, as torch.nn.functional.batch_norm takes it, although only
+            0 to 1 makes an average.
         eps: added to the variance, ≥ 0.
 
     Returns:
         y, [N, C, *], of the type and in the layout of `z`.
 
     Raises:
-        ValueError: shapes or types outside these ranges, one value per channel in training, or
-            evaluation without running statistics.
+        ValueError: shapes, types or numbers outside these ranges, one value per channel in
+            training, or evaluation without running statistics.
 
     Source: Batch normalization (Ioffe and Szegedy, ICML 2015), algorithm 1.
     """

@@ -38,7 +38,9 @@ def batch_norm_residual_energy(
         running_mean, running_var: [C], or None for both; updated in training as
             torch.nn.functional.batch_norm does (the variance unbiased), read in evaluation.
         training: statistics of the batch (True) or running ones (False).
-        momentum: weight of the batch in the running statistics, in [0, 1].
+        momentum: weight of the batch in the running statistics, (1 − momentum) being that of what
+            they were; any finite number, as torch.nn.functional.batch_norm takes it, although only
+            0 to 1 makes an average.
         eps: added to the variance, ≥ 0.
         activation: "relu" or "none".
         keep: one factor per sample, [N], 0 or 1/keep_prob (DropPath). Gets no gradient.

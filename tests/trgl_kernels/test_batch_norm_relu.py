@@ -121,7 +121,7 @@ def test_the_mask_is_that_of_the_output_to_the_last_bit(training, layout) -> Non
     assert 0 < int((y[0] > 0).sum()) < y[0].numel()  # or the case is none
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("momentum", [0.0, 0.1, 1.0, 1.5, -0.5])
 def test_running_statistics_follow_torch(momentum) -> None:
     ours, theirs = ([torch.zeros(5), torch.ones(5)] for _ in range(2))
     for step in range(3):

@@ -139,7 +139,7 @@ def wide_arguments(z, dtype, function):
     return function, z, torch.zeros_like(z), options, cotangents, dtype, torch.contiguous_format
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("momentum", [0.0, 0.1, 1.0, 1.5, -0.5])
 def test_running_statistics_follow_torch(momentum) -> None:
     ours, theirs = ([torch.zeros(5), torch.ones(5)] for _ in range(2))
     for step in range(3):
