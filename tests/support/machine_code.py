@@ -2,8 +2,10 @@
 
 import re
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +48,8 @@ CASES = {
     "plain": Case((8, 64, 14, 14), activation="none", options=False),
     "small": Case((2, 8, 4, 4)),
     "one": Case((1, 1, 1, 2)),
-    "tokens": Case((64, 197, 768), (BF16, BF16), activation="none"),
+    "tokens": Case((64, 197, 768), (BF16, BF16), activation="none", sms=(80, 90)),
+    "narrow-tokens": Case((256, 197, 384), activation="none", sms=(80, 90)),
     "wide-tokens": Case((64, 197, 4096), activation="none", sms=(80, 90)),
     "odd-tokens": Case((8, 30, 3001), (F16, BF16), activation="none", p=1.5),
     "widest-tokens": Case((8, 30, 10_000), (BF16, BF16), activation="none", sms=(80, 90)),
@@ -73,6 +76,7 @@ class Machine:
     local: int
     ptx: str
     ttir: str
+    cubin: bytes
 
 
 def batch_norm_residual_energy(case: Case) -> None:
@@ -204,7 +208,22 @@ def compiled(launch: Launch, sm: int, folder: Path) -> Machine:
         int(counts["LOCAL"]),
         binary.asm["ptx"],
         binary.asm["ttir"],
+        binary.asm["cubin"],
     )
+
+
+@cache
+def instructions(cubin: bytes) -> str:
+    """What ptxas made of a kernel. Half a second each, and operators and cases share kernels."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        return subprocess.run(
+            [triton.knobs.nvidia.cuobjdump.path, "--dump-sass", file.name],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
 
 
 OPERATORS: dict[str, Callable[[Case], None]] = {
