@@ -27,8 +27,8 @@ def vectors(normal: Normal, channels: int, options: dict[str, Any]) -> dict[str,
     """γ, β and running statistics; None where the options say so."""
     affine, running = options.get("affine", True), options.get("running", True)
     return {
-        "weight": normal(channels).abs() + 0.2 if affine else None,
-        "bias": normal(channels) if affine else None,
+        "weight": normal(channels).abs() + 0.2 if options.get("weight", affine) else None,
+        "bias": normal(channels) if options.get("bias", affine) else None,
         "running_mean": normal(channels) if running else None,
         "running_var": normal(channels).abs() + 0.5 if running else None,
     }

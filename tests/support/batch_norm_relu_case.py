@@ -12,6 +12,8 @@ OPTIONS = {
     "training": {"training": True},
     "evaluation": {"training": False},
     "no-affine": {"training": True, "affine": False},
+    "no-weight": {"training": True, "weight": False},
+    "no-bias": {"training": True, "bias": False},
     "no-running": {"training": True, "running": False},
 }
 TYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]

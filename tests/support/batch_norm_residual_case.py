@@ -14,6 +14,8 @@ OPTIONS = {
     "training": {"training": True},
     "evaluation": {"training": False},
     "no-affine": {"training": True, "affine": False, "activation": "none"},
+    "no-weight": {"training": False, "weight": False},
+    "no-bias-p1": {"training": True, "bias": False, "p": 1.0},
     "no-running": {"training": True, "running": False},
     "keep": {"training": True, "keep": True},
     "p1.5-keep": {"training": True, "keep": True, "p": 1.5, "activation": "none"},
