@@ -1,7 +1,8 @@
 """What an engine is held against: float64, and eager PyTorch at the same type."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -30,6 +31,16 @@ LAYOUTS = {
     "contiguous": torch.contiguous_format,
     "channels_last": torch.channels_last,
 }
+
+# For tests that try what is registered and no numbers: each type and each layout is there, and what
+# depends on a layout in one type does so in the other.
+ENDS = {
+    "float32-contiguous": (torch.float32, torch.contiguous_format),
+    "bfloat16-channels_last": (torch.bfloat16, torch.channels_last),
+}
+PATHS = {**ENDS, "float32-channels_last": (torch.float32, torch.channels_last)}
+each_end = pytest.mark.parametrize(("dtype", "layout"), ENDS.values(), ids=ENDS)
+each_path = pytest.mark.parametrize(("dtype", "layout"), PATHS.values(), ids=PATHS)
 
 
 def relative_error(
@@ -86,6 +97,26 @@ def leaf(tensor: Tensor, dtype: torch.dtype, layout: torch.memory_format) -> Ten
     if copy.dim() == 4:
         copy = copy.contiguous(memory_format=layout)
     return copy.detach().requires_grad_()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def poisoned_memory() -> Iterator[None]:
+    """New memory is full of NaN."""
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def saved_bytes(function, *inputs: Tensor) -> int:

@@ -10,6 +10,11 @@ from oracle import (
     LAYOUTS,
     READS_GRAD,
     assert_three_way,
+    each_end,
+    each_path,
+    leaf,
+    one_thread,
+    poisoned_memory,
     relative_error,
     rounded,
 )
@@ -37,8 +42,9 @@ def test_values_and_gradients(shape, options, dtype, layout) -> None:
         assert engine["grad_z"].is_contiguous(memory_format=LAYOUTS[layout])
 
 
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 @pytest.mark.parametrize("options", OPTIONS)
-def test_gradcheck(options) -> None:
+def test_gradcheck(options, layout) -> None:
     z, given, _ = draw((3, 4, 3, 2), OPTIONS[options])
     names = [name for name in ("weight", "bias") if given[name] is not None]
     parameters = [given.pop(name).requires_grad_() for name in names]
@@ -50,18 +56,19 @@ def test_gradcheck(options) -> None:
             **{"weight": None, "bias": None, **copies, **dict(zip(names, parameters, strict=True))},
         )
 
-    assert torch.autograd.gradcheck(function, (z.requires_grad_(), *parameters))
+    assert torch.autograd.gradcheck(function, (leaf(z, torch.float64, layout), *parameters))
 
 
 @READS_GRAD
+@each_end
 @pytest.mark.parametrize("options", OPTIONS)
-def test_opcheck(options) -> None:
+def test_opcheck(options, dtype, layout) -> None:
     z, given, _ = draw((3, 4, 5, 2), OPTIONS[options])
     single = {k: v.float() if isinstance(v, Tensor) else v for k, v in given.items()}
     for name in ("weight", "bias"):
         if single[name] is not None:
             single[name].requires_grad_()
-    args = (z.float().requires_grad_(), *single.values(), 0.1, 1e-5)
+    args = (leaf(z, dtype, layout), *single.values(), 0.1, 1e-5)
     torch.library.opcheck(torch.ops.trgl.batch_norm_relu.default, args)
 
 
@@ -76,13 +83,15 @@ def test_opcheck_backward_and_apply(mask, training) -> None:
     torch.library.opcheck(again, tuple(tensors))
 
 
-def test_compiles_without_a_graph_break() -> None:
-    drawn = draw((4, 6, 5, 5), OPTIONS["training"])
+@each_path
+def test_compiles_without_a_graph_break(dtype, layout) -> None:
+    drawn = draw((4, 6, 5, 5), OPTIONS["training"], dtype)
     compiled = torch.compile(batch_norm_relu, fullgraph=True)
-    ours = run(batch_norm_relu, *drawn, torch.float32, torch.contiguous_format)
-    theirs = run(compiled, *drawn, torch.float32, torch.contiguous_format)
+    ours = run(batch_norm_relu, *drawn, dtype, layout)
+    theirs = run(compiled, *drawn, dtype, layout)
     for name in ours:
         torch.testing.assert_close(ours[name], theirs[name])
+        assert ours[name].stride() == theirs[name].stride()
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -242,28 +251,23 @@ def test_nan_and_infinity_propagate_as_in_torch(layout) -> None:
         torch.testing.assert_close(*grads, equal_nan=True, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_runs_are_bitwise_equal_whatever_the_threads(layout) -> None:
+def test_runs_are_bitwise_equal_whatever_the_threads(layout, dtype) -> None:
     shape = (2, 3, 5, 5) if INTERPRETED else (5, 16, 60, 60)
     drawn = draw(shape, OPTIONS["training"])
-    first = run(batch_norm_relu, *drawn, torch.float32, LAYOUTS[layout])
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        second = run(batch_norm_relu, *drawn, torch.float32, LAYOUTS[layout])
-    finally:
-        torch.set_num_threads(threads)
+    first = run(batch_norm_relu, *drawn, dtype, LAYOUTS[layout])
+    with one_thread():
+        second = run(batch_norm_relu, *drawn, dtype, LAYOUTS[layout])
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("options", OPTIONS)
-def test_nothing_is_read_before_it_is_written(options, layout) -> None:
+def test_nothing_is_read_before_it_is_written(options, layout, dtype) -> None:
     drawn = draw((3, 5, 7, 3), OPTIONS[options])
-    plain = run(batch_norm_relu, *drawn, torch.float32, LAYOUTS[layout])
-    torch.use_deterministic_algorithms(True)  # fills new memory with NaN
-    try:
-        poisoned = run(batch_norm_relu, *drawn, torch.float32, LAYOUTS[layout])
-    finally:
-        torch.use_deterministic_algorithms(False)
+    plain = run(batch_norm_relu, *drawn, dtype, LAYOUTS[layout])
+    with poisoned_memory():
+        poisoned = run(batch_norm_relu, *drawn, dtype, LAYOUTS[layout])
     assert all(torch.equal(plain[name], poisoned[name]) for name in plain)

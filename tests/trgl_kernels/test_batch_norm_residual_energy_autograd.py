@@ -1,20 +1,79 @@
-"""batch_norm_residual_energy: what autograd asks for, keeps and is refused; hard numbers."""
+"""batch_norm_residual_energy: derivatives, what autograd keeps and is refused; hard numbers."""
 
 import pytest
 import torch
 import torch.nn.functional as F
-from batch_norm_residual_case import OPTIONS, batch_norm, draw
+from batch_norm_residual_case import OPTIONS, batch_norm, draw, run
 from oracle import (
     FORWARD_MODE_SCRIPTS,
     INTERPRETED,
     LAYOUTS,
     READS_GRAD,
+    each_end,
+    each_path,
     gradients,
+    leaf,
     saved_bytes,
 )
 from torch import Tensor
 
 from trgl_kernels import batch_norm_residual_energy, reference
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("options", OPTIONS)
+def test_gradcheck(options, layout) -> None:
+    z, x, options, _ = draw((3, 4, 3, 2), OPTIONS[options])
+    z, x = (leaf(t, torch.float64, layout) for t in (z, x))
+    names = [name for name in ("weight", "bias") if options[name] is not None]
+    vectors = [options.pop(name).requires_grad_() for name in names]
+    options.pop("running_mean" if options["running_mean"] is None else "", None)
+
+    def function(z, x, *vectors):
+        given = {"weight": None, "bias": None, "running_mean": None, **options}
+        given |= dict(zip(names, vectors, strict=True))
+        given |= {
+            k: v.clone() for k, v in given.items() if k.startswith("running") and v is not None
+        }
+        return batch_norm_residual_energy(z, x, **given)
+
+    assert torch.autograd.gradcheck(function, (z, x, *vectors))
+
+
+@READS_GRAD
+@each_end
+@pytest.mark.parametrize("with_energy", [True, False])
+@pytest.mark.parametrize("options", ["training", "evaluation", "no-running", "keep"])
+def test_opcheck(options, with_energy, dtype, layout) -> None:
+    z, x, options, _ = draw((3, 4, 5, 2), OPTIONS[options])
+    single = {k: v.float() if isinstance(v, Tensor) else v for k, v in options.items()}
+    args = (
+        leaf(z, dtype, layout),
+        leaf(x, dtype, layout),
+        single["weight"].requires_grad_(),
+        single["bias"].requires_grad_(),
+        single["running_mean"],
+        single["running_var"],
+        single["training"],
+        0.1,
+        1e-5,
+        "relu",
+        single.get("keep"),
+        2.0,
+        with_energy,
+    )
+    torch.library.opcheck(torch.ops.trgl.batch_norm_residual_energy.default, args)
+
+
+@each_path
+def test_compiles_without_a_graph_break(dtype, layout) -> None:
+    drawn = draw((4, 6, 5, 5), OPTIONS["keep"])
+    compiled = torch.compile(batch_norm_residual_energy, fullgraph=True)
+    ours = run(batch_norm_residual_energy, *drawn, dtype, layout)
+    theirs = run(compiled, *drawn, dtype, layout)
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name])
+        assert ours[name].stride() == theirs[name].stride()
 
 
 @pytest.mark.parametrize("wanted", ["z", "x", "weight", "bias"])

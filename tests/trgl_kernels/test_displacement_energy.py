@@ -8,8 +8,12 @@ from oracle import (
     LAYOUTS,
     READS_GRAD,
     assert_three_way,
+    each_end,
+    each_path,
     gradients,
     leaf,
+    one_thread,
+    poisoned_memory,
     rounded,
     saved_bytes,
 )
@@ -61,18 +65,20 @@ def test_values_and_gradients(shape, dtype, layout, p) -> None:
         assert len(shape) != 4 or gradient.is_contiguous(memory_format=LAYOUTS[layout])
 
 
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 @pytest.mark.parametrize("p", [1.0, 1.5, 2.0, 3.0])
-def test_gradcheck(p) -> None:
+def test_gradcheck(p, layout) -> None:
     x, y, _ = draw((3, 4, 3, 2))
-    inputs = (x.requires_grad_(), y.requires_grad_())
+    inputs = tuple(leaf(t, torch.float64, layout) for t in (x, y))
     assert torch.autograd.gradcheck(lambda x, y: displacement_energy(x, y, p=p), inputs)
 
 
 @READS_GRAD
+@each_end
 @pytest.mark.parametrize("p", [2.0, 3.0])
-def test_opcheck(p) -> None:
+def test_opcheck(p, dtype, layout) -> None:
     x, y, _ = draw((3, 4, 5, 2))
-    args = (x.float().requires_grad_(), y.float().requires_grad_(), p)
+    args = (leaf(x, dtype, layout), leaf(y, dtype, layout), p)
     torch.library.opcheck(torch.ops.trgl.displacement_energy.default, args)
 
 
@@ -87,11 +93,13 @@ def test_opcheck_backward(types, mask) -> None:
     assert shapes == [tuple(x.shape) if wanted else (0,) for wanted in mask]
 
 
-def test_compiles_without_a_graph_break() -> None:
-    drawn = (*draw((4, 6, 5, 5)), 2.0, torch.float32, torch.contiguous_format)
+@each_path
+def test_compiles_without_a_graph_break(dtype, layout) -> None:
+    drawn = (*draw((4, 6, 5, 5)), 2.0, dtype, layout)
     compiled = torch.compile(displacement_energy, fullgraph=True)
     for a, b in zip(run(displacement_energy, *drawn), run(compiled, *drawn), strict=True):
         torch.testing.assert_close(a, b)
+        assert a.stride() == b.stride()
 
 
 def test_mixed_types_are_promoted() -> None:
@@ -188,29 +196,24 @@ def test_nan_and_infinity_propagate(dtype) -> None:
         assert torch.equal(a[b.isinf()], b[b.isinf()])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-def test_runs_are_bitwise_equal_whatever_the_threads(layout) -> None:
+def test_runs_are_bitwise_equal_whatever_the_threads(layout, dtype) -> None:
     shape = (2, 3, 5, 5) if INTERPRETED else (3, 16, 60, 60)
-    drawn = (*draw(shape), 2.0, torch.float32, layout)
+    drawn = (*draw(shape), 2.0, dtype, layout)
     first = run(displacement_energy, *drawn)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         second = run(displacement_energy, *drawn)
-    finally:
-        torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-def test_nothing_is_read_before_it_is_written(layout) -> None:
-    drawn = (*draw((3, 5, 7, 3)), 2.0, torch.float32, layout)
+def test_nothing_is_read_before_it_is_written(layout, dtype) -> None:
+    drawn = (*draw((3, 5, 7, 3)), 2.0, dtype, layout)
     plain = run(displacement_energy, *drawn)
-    torch.use_deterministic_algorithms(True)  # fills new memory with NaN
-    try:
+    with poisoned_memory():
         poisoned = run(displacement_energy, *drawn)
-    finally:
-        torch.use_deterministic_algorithms(False)
     assert all(torch.equal(a, b) for a, b in zip(plain, poisoned, strict=True))
 
 

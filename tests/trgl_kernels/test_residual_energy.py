@@ -7,7 +7,12 @@ from oracle import (
     LAYOUTS,
     READS_GRAD,
     assert_three_way,
+    each_end,
+    each_path,
     gradients,
+    leaf,
+    one_thread,
+    poisoned_memory,
     rounded,
 )
 from residual_case import OPTIONS, SHAPES, draw, eager, run
@@ -36,10 +41,11 @@ def test_values_and_gradients(shape, options, dtype, layout) -> None:
         assert engine[0].is_contiguous(memory_format=LAYOUTS[layout])
 
 
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 @pytest.mark.parametrize("options", OPTIONS)
-def test_gradcheck(options) -> None:
+def test_gradcheck(options, layout) -> None:
     x, r, options, _ = draw((3, 4, 3, 2), OPTIONS[options])
-    x, r = x.requires_grad_(), r.requires_grad_()
+    x, r = (leaf(t, torch.float64, layout) for t in (x, r))
     scale = options.pop("scale", None)
     if scale is None:
         assert torch.autograd.gradcheck(lambda x, r: residual_energy(x, r, **options), (x, r))
@@ -51,13 +57,14 @@ def test_gradcheck(options) -> None:
 
 
 @READS_GRAD
+@each_end
 @pytest.mark.parametrize("options", ["plain", "scale-keep-relu"])
 @pytest.mark.parametrize(("with_energy", "recover"), [(True, False), (False, False), (True, True)])
-def test_opcheck(options, with_energy, recover) -> None:
+def test_opcheck(options, with_energy, recover, dtype, layout) -> None:
     x, r, options, _ = draw((3, 4, 5, 2), OPTIONS[options])
     args = (
-        x.float().requires_grad_(),
-        r.float().requires_grad_(),
+        leaf(x, dtype, layout),
+        leaf(r, dtype, layout),
         options.get("activation", "none"),
         options["scale"].float().requires_grad_() if "scale" in options else None,
         options["keep"].float() if "keep" in options else None,
@@ -79,13 +86,15 @@ def test_opcheck_backward(mask) -> None:
     )
 
 
-def test_compiles_without_a_graph_break() -> None:
-    x, r, options, cotangents = draw((4, 6, 5, 5), OPTIONS["scale-keep-relu"])
+@each_path
+def test_compiles_without_a_graph_break(dtype, layout) -> None:
+    drawn = draw((4, 6, 5, 5), OPTIONS["scale-keep-relu"])
     compiled = torch.compile(residual_energy, fullgraph=True)
-    ours = run(residual_energy, x, r, options, cotangents, torch.float32, torch.contiguous_format)
-    theirs = run(compiled, x, r, options, cotangents, torch.float32, torch.contiguous_format)
+    ours = run(residual_energy, *drawn, dtype, layout)
+    theirs = run(compiled, *drawn, dtype, layout)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b)
+        assert a.stride() == b.stride()
 
 
 def test_mixed_types_are_promoted() -> None:
@@ -199,27 +208,22 @@ def test_nan_and_infinity_propagate(dtype) -> None:
     assert energy.isnan().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-def test_runs_are_bitwise_equal_whatever_the_threads(layout) -> None:
+def test_runs_are_bitwise_equal_whatever_the_threads(layout, dtype) -> None:
     shape = (2, 3, 5, 5) if INTERPRETED else (3, 16, 60, 60)
     drawn = draw(shape, OPTIONS["scale-keep-relu"])
-    first = run(residual_energy, *drawn, torch.float32, layout)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        second = run(residual_energy, *drawn, torch.float32, layout)
-    finally:
-        torch.set_num_threads(threads)
+    first = run(residual_energy, *drawn, dtype, layout)
+    with one_thread():
+        second = run(residual_energy, *drawn, dtype, layout)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-def test_nothing_is_read_before_it_is_written(layout) -> None:
+def test_nothing_is_read_before_it_is_written(layout, dtype) -> None:
     drawn = draw((3, 5, 7, 3), OPTIONS["scale-keep-relu"])
-    plain = run(residual_energy, *drawn, torch.float32, layout)
-    torch.use_deterministic_algorithms(True)  # fills new memory with NaN
-    try:
-        poisoned = run(residual_energy, *drawn, torch.float32, layout)
-    finally:
-        torch.use_deterministic_algorithms(False)
+    plain = run(residual_energy, *drawn, dtype, layout)
+    with poisoned_memory():
+        poisoned = run(residual_energy, *drawn, dtype, layout)
     assert all(torch.equal(a, b) for a, b in zip(plain, poisoned, strict=True))

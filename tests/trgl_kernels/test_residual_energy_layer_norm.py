@@ -9,13 +9,25 @@ from oracle import (
     LAYOUTS,
     READS_GRAD,
     assert_three_way,
+    each_end,
+    each_path,
     gradients,
+    leaf,
+    one_thread,
+    poisoned_memory,
     relative_error,
     rounded,
 )
 from torch import Tensor
 
 from trgl_kernels import reference, residual_energy_layer_norm
+
+# inputs as a model may hand them over: rows of C numbers that do not lie one behind the other
+VIEWS = {
+    "rows": lambda t: t,
+    "transposed": lambda t: t.transpose(1, 3).contiguous().transpose(1, 3),
+    "strided": lambda t: torch.stack((t, t), -1).flatten(-2)[..., ::2],
+}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
@@ -43,9 +55,11 @@ def test_values_and_gradients(shape, layout, options, dtype) -> None:
     assert engine["normed"].is_contiguous()
 
 
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 @pytest.mark.parametrize("options", OPTIONS)
-def test_gradcheck(options) -> None:
+def test_gradcheck(options, layout) -> None:
     x, r, options, _ = draw((3, 4, 2, 5), OPTIONS[options])
+    x, r = (leaf(t, torch.float64, layout) for t in (x, r))
     names = [name for name in VECTORS if options.get(name) is not None]
     vectors = [options.pop(name).requires_grad_() for name in names]
 
@@ -53,26 +67,27 @@ def test_gradcheck(options) -> None:
         given = {"weight": None, "bias": None, **options, **dict(zip(names, vectors, strict=True))}
         return residual_energy_layer_norm(x, r, **given)
 
-    assert torch.autograd.gradcheck(function, (x.requires_grad_(), r.requires_grad_(), *vectors))
+    assert torch.autograd.gradcheck(function, (x, r, *vectors))
 
 
-def arguments_of(options: dict, *flags: bool) -> tuple:
-    """The operator's arguments in float32, all differentiable ones requiring gradient."""
+def arguments_of(options: dict, dtype, layout, *flags: bool) -> tuple:
+    """The operator's arguments, all differentiable ones requiring gradient."""
     x, r, given, _ = draw((3, 4, 2, 5), options)
     given = {"scale": None, "keep": None, **given}
     for name in VECTORS:
         given[name] = None if given[name] is None else given[name].float().requires_grad_()
     keep = None if given["keep"] is None else given["keep"].float()
     vectors = (given["weight"], given["bias"], 1e-5, given["scale"], keep)
-    return x.float().requires_grad_(), r.float().requires_grad_(), *vectors, 2.0, *flags
+    return leaf(x, dtype, layout), leaf(r, dtype, layout), *vectors, 2.0, *flags
 
 
 @READS_GRAD
+@each_end
 @pytest.mark.parametrize("options", ["affine", "no-affine", "scale-keep"])
 @pytest.mark.parametrize("with_energy", [True, False])
 @pytest.mark.parametrize("recover", [True, False])
-def test_opcheck(options, with_energy, recover) -> None:
-    torch.library.opcheck(OP, arguments_of(OPTIONS[options], with_energy, recover))
+def test_opcheck(options, with_energy, recover, dtype, layout) -> None:
+    torch.library.opcheck(OP, arguments_of(OPTIONS[options], dtype, layout, with_energy, recover))
 
 
 @pytest.mark.parametrize(
@@ -95,13 +110,15 @@ def test_opcheck_backward(mask, recovered, options, given) -> None:
     torch.library.opcheck(BACKWARD, (*args, 2.0, torch.float32, torch.float32, mask))
 
 
-def test_compiles_without_a_graph_break() -> None:
+@each_path
+def test_compiles_without_a_graph_break(dtype, layout) -> None:
     drawn = draw((4, 6, 5, 12), OPTIONS["scale-keep"])
     compiled = torch.compile(residual_energy_layer_norm, fullgraph=True)
-    ours = run(residual_energy_layer_norm, *drawn, torch.float32)
-    theirs = run(compiled, *drawn, torch.float32)
+    ours = run(residual_energy_layer_norm, *drawn, dtype, layout)
+    theirs = run(compiled, *drawn, dtype, layout)
     for name in ours:
         torch.testing.assert_close(ours[name], theirs[name])
+        assert ours[name].stride() == theirs[name].stride()
 
 
 def test_mixed_types_are_promoted() -> None:
@@ -238,26 +255,26 @@ def test_nan_and_infinity_propagate(dtype) -> None:
         assert torch.equal(a.isinf(), b.isinf())
 
 
-def test_runs_are_bitwise_equal_whatever_the_threads() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_runs_are_bitwise_equal_whatever_the_threads(dtype) -> None:
     shape = (2, 3, 5) if INTERPRETED else (3, 500, 96)
     drawn = draw(shape, OPTIONS["scale-keep"])
-    first = run(residual_energy_layer_norm, *drawn, torch.float32)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        second = run(residual_energy_layer_norm, *drawn, torch.float32)
-    finally:
-        torch.set_num_threads(threads)
+    first = run(residual_energy_layer_norm, *drawn, dtype)
+    with one_thread():
+        second = run(residual_energy_layer_norm, *drawn, dtype)
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize("options", ["no-affine", "scale-keep"])
-def test_nothing_is_read_before_it_is_written(options) -> None:
-    drawn = draw((3, 5, 19), OPTIONS[options])
-    plain = run(residual_energy_layer_norm, *drawn, torch.float32)
-    torch.use_deterministic_algorithms(True)  # fills new memory with NaN
-    try:
-        poisoned = run(residual_energy_layer_norm, *drawn, torch.float32)
-    finally:
-        torch.use_deterministic_algorithms(False)
+def test_nothing_is_read_before_it_is_written(options, view, dtype) -> None:
+    drawn = draw((3, 5, 7, 19), OPTIONS[options])
+
+    def viewed(x: Tensor, r: Tensor, **given) -> list[Tensor]:
+        return residual_energy_layer_norm(VIEWS[view](x), VIEWS[view](r), **given)
+
+    plain = run(viewed, *drawn, dtype)
+    with poisoned_memory():
+        poisoned = run(viewed, *drawn, dtype)
     assert all(torch.equal(plain[name], poisoned[name]) for name in plain)
