@@ -1,6 +1,7 @@
 # make demo   sets everything up and shows the effect on real digits, in a table and a picture
 # make test   sets everything up, checks the sources, and runs the tests for every engine
 # make check  formatters, linters, types
+# make test-large  the operators on more than 2^31 elements: 12 GiB of free memory, three minutes
 # make bench  benchmarks of the operators
 # make valgrind  the module boundary under a memory checker; needs valgrind, takes many minutes
 # make asan   the same with AddressSanitizer in the compiled code, built anew in build/asan; needs gcc
@@ -33,7 +34,7 @@ PYTESTS := OMP_WAIT_POLICY=PASSIVE $(PYTEST) -n $(WORKERS) --dist worksteal
 # setuptools warns of editable installs that hide folders of the same name: here they are the package
 INSTALL := PYTHONWARNINGS='ignore:Editable installation' $(BIN)/pip install --quiet
 
-.PHONY: demo test check bench valgrind asan build format clean
+.PHONY: demo test test-large check bench valgrind asan build format clean
 
 demo: $(VENV)/built
 	$(BIN)/trgl compare digits-20x1
@@ -42,6 +43,10 @@ test: check
 	$(PYTESTS)
 	TRGL_TEST_ENGINE=reference $(PYTESTS) tests/trgl_kernels
 	TRITON_INTERPRET=1 TRGL_TEST_ENGINE=triton $(PYTESTS) $(OP_TESTS)
+
+# skipped, and said so, where there is less memory
+test-large: $(VENV)/built $(VENV)/dev
+	TRGL_TEST_LARGE=1 $(PYTEST) tests/trgl_kernels/test_large_tensors.py
 
 check: $(VENV)/built $(VENV)/dev
 	$(BIN)/ruff format --check .
