@@ -18,8 +18,9 @@ ROUNDING = {
     torch.bfloat16: 1e-3,
     torch.float16: 1.2e-4,
 }
-# The interpreter rounds half of all float32 values to the other neighbouring bfloat16.
-INTERPRETER_ROUNDING = {**ROUNDING, torch.bfloat16: 1e-2}
+# The interpreter cuts float32 off where it makes bfloat16 of it: 3.2e-3 of the norm of normal numbers
+# are lost, against 1.8e-3 by rounding.
+INTERPRETER_ROUNDING = {**ROUNDING, torch.bfloat16: 3e-3}
 
 # opcheck and torch.compile themselves read .grad of a tensor that is no leaf
 READS_GRAD = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
