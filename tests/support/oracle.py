@@ -18,8 +18,8 @@ ROUNDING = {
     torch.bfloat16: 1e-3,
     torch.float16: 1.2e-4,
 }
-# The interpreter cuts float32 off where it makes bfloat16 of it: 3.2e-3 of the norm of normal numbers
-# are lost, against 1.8e-3 by rounding.
+# The interpreter cuts float32 off where it makes bfloat16 of it: 3.2e-3 of the norm of normal
+# numbers are lost, against 1.8e-3 by rounding.
 INTERPRETER_ROUNDING = {**ROUNDING, torch.bfloat16: 3e-3}
 
 # opcheck and torch.compile themselves read .grad of a tensor that is no leaf
