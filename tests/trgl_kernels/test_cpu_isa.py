@@ -22,6 +22,8 @@ FILES = (
 NUMBERS = (
     "test_values_and_gradients or bit_by_bit or last_bit or last_places or recovered or infinity"
 )
+# planes of 97·101 in channels_last: seconds, for rows of channels that smaller planes have too
+LONG = "channels_last and 101"
 
 
 @pytest.mark.parametrize("isa", ["base", "avx2"])
@@ -29,7 +31,7 @@ def test_the_op_tests_pass_on_it(isa, engine) -> None:
     if engine != "compiled":
         pytest.skip("only the compiled engine has instruction sets")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    command += ["-k", f"({NUMBERS}) and not channels_last and not strided"]
+    command += ["-k", f"({NUMBERS}) and not strided and not ({LONG})"]
     command += [str(HERE / f"test_{name}.py") for name in FILES]
     environment = {**os.environ, "TRGL_KERNELS_CPU_ISA": isa}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
