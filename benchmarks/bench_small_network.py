@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
+from plain_blocks import PlainPreAct
 from race import copy_of, race
 from torch import Tensor, nn
 
@@ -25,27 +26,11 @@ from trgl_kernels import RegularizedPreActBlock as PreActBlock
 RECIPE = dataclasses.replace(named.find("mnist-20x1"), learning_rate=1e-4)
 
 
-class Plain(nn.Module):
-    """A pre-activation block as anybody would write it, on the layers of one of ours."""
-
-    def __init__(self, block: nn.Module) -> None:
-        super().__init__()
-        self.bn1, self.conv1, self.bn2, self.conv2 = block.bn1, block.conv1, block.bn2, block.conv2
-
-    def forward(
-        self,
-        x: Tensor,  # [N, C, H, W]
-    ) -> tuple[Tensor, Tensor]:  # y and the residue r, both [N, C, H, W]
-        active = x if self.bn1 is None else F.relu(self.bn1(x))
-        r = self.conv2(F.relu(self.bn2(self.conv1(active))))
-        return x + r, r
-
-
 def plain(network: trgl.GreedyNetwork, loader: Iterable[tuple[Tensor, Tensor]]):
     """An epoch of training module by module in plain PyTorch, every line by hand."""
     network = copy.deepcopy(network).train()
     head = network[0].head
-    blocks = [Plain(block) for block in network.modules() if isinstance(block, PreActBlock)]
+    blocks = [PlainPreAct(block) for block in network.modules() if isinstance(block, PreActBlock)]
     optimizers = [optimizer(block.parameters()) for block in blocks]
     head_optimizer = optimizer(head.parameters())
 
@@ -54,7 +39,8 @@ def plain(network: trgl.GreedyNetwork, loader: Iterable[tuple[Tensor, Tensor]]):
             with torch.no_grad():
                 x = network.encoder(images)
             for block, block_optimizer in zip(blocks, optimizers, strict=True):
-                y, r = block(x)
+                r = block.residue(x)
+                y = x + r
                 criterion = F.cross_entropy(head(y), labels)
                 (criterion + r.square().mean() / (2 * RECIPE.tau)).backward()
                 block_optimizer.step()
