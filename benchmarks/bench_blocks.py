@@ -13,7 +13,7 @@ import pytest
 import torch
 from oracle import relative_error
 from plain_blocks import Chain, PlainPreAct
-from race import copy_of, race
+from race import race
 from torch import Tensor, nn
 from torchvision.models.mobilenetv2 import InvertedResidual
 from torchvision.models.resnet import BasicBlock
@@ -120,15 +120,10 @@ def test_basic_block(benchmark, shape) -> None:
             "eager_without_penalty": step(plain, ordinary, x, grad),
             "penalty_off": step(plain, ours, x, grad),
             "recompute_activation": step(penalty, rebuilding, x, grad),
-            "copy": copy_of(x.detach()),
         },
-        moved=2 * x.nbytes,
-        copied=2 * x.nbytes,
         op="RegularizedBasicBlock",
-        **{"pass": "forward + backward"},
-        shape=str(shape),
-        type="float32",
-        layout="NCHW",
+        part="forward + backward",
+        x=x,
     )
 
 
@@ -176,13 +171,8 @@ def test_penalty(benchmark, block, chain, shape, recompute) -> None:
         {
             "eager_without_penalty": step(plain, ordinary, x, grad),
             "penalty_off": step(plain, ours, x, grad),
-            "copy": copy_of(x.detach()),
         },
-        moved=2 * x.nbytes,
-        copied=2 * x.nbytes,
         op=f"{type(ours).__name__}, recompute={recompute}",
-        **{"pass": "forward + backward"},
-        shape=str(shape),
-        type="float32",
-        layout="NCHW" if len(shape) == 4 else "contiguous",
+        part="forward + backward",
+        x=x,
     )

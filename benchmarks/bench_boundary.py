@@ -8,7 +8,7 @@ from contextlib import nullcontext
 
 import torch
 from bench_step import CLASSES, TAU, in_modules, one_batch, sgd
-from race import copy_of, race
+from race import race
 from torch import Tensor
 
 import trgl
@@ -58,12 +58,8 @@ def test_resnet110(benchmark) -> None:
     race(
         benchmark,
         runs["default"],
-        {"off": runs["off"], "always": runs["always"], "copy": copy_of(images)},
-        moved=2 * images.nbytes,
-        copied=2 * images.nbytes,
+        {"without_boundary": runs["off"], "finding_always": runs["always"]},
         op="module boundary, K = 16",
-        **{"pass": "training step"},
-        shape=str(tuple(images.shape)),
-        type="float32",
-        layout="NCHW",
+        part="training step",
+        x=images,
     )

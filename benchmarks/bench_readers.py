@@ -6,7 +6,7 @@ Verified first: readers give, bit by bit, what this process reads.
 import numpy as np
 import torch
 from PIL import Image
-from race import copy_of, race
+from race import race
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
@@ -64,20 +64,14 @@ def test_jpeg_files(benchmark, tmp_path) -> None:
         num_workers=WORKERS,
         persistent_workers=True,
     )
-    pixels = torch.empty(FILES, 3, SIDE, SIDE)
     race(
         benchmark,
         epoch(make(WORKERS)),
         {
             "in_this_process": epoch(make(0)),
             "torchvision": epoch(theirs),
-            "copy": copy_of(pixels),
         },
-        moved=pixels.nbytes,
-        copied=2 * pixels.nbytes,
         op=f"batches of JPEG files, {WORKERS} readers",
-        **{"pass": "epoch"},
-        shape=str(tuple(pixels.shape)),
-        type="float32",
-        layout="NCHW",
+        part="epoch",
+        x=torch.empty(FILES, 3, SIDE, SIDE),
     )

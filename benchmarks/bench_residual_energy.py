@@ -1,53 +1,50 @@
 """The residual addition and its energy: forward and backward, against eager and torch.compile."""
 
+from functools import partial
+
 import pytest
 import torch
-from race import copy_of, race
+from operators import BACKWARD, BOTH, compiled, race_operator
+from oracle import LAYOUTS
 from torch import Tensor
 
-from trgl_kernels import residual_energy
+from trgl_kernels import reference, residual_energy
 
 SHAPES = [(2, 8, 4, 4), (8, 64, 14, 14), (64, 784, 384), (64, 16, 96, 96)]
+TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+CASES = [
+    *((shape, name, "contiguous", 2.0, BOTH) for shape in SHAPES for name in TYPES),
+    *((SHAPES[-2], name, "contiguous", 2.0, BACKWARD) for name in TYPES),
+]
 
 
-def eager(x: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
-    return x + r, r.float().square().flatten(1).sum(1)
+def eager_with(p: float):
+    def eager(x: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+        wide = r.float()
+        powers = wide.square() if p == 2.0 else wide.abs().pow(p)
+        return x + r, powers.flatten(1).sum(1)
+
+    return eager
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_forward_and_backward(benchmark, shape, dtype) -> None:
+@pytest.mark.parametrize(("shape", "dtype", "layout", "p", "part"), CASES, ids=str)
+def test_residual_energy(benchmark, shape, dtype, layout, p, part) -> None:
     torch.manual_seed(0)
-    x, r, grad = (torch.randn(shape).to(dtype) for _ in range(3))
-    inputs = (x.requires_grad_(), r.requires_grad_())
-    slope = torch.rand(shape[0])
-
-    def step(function):
-        def run() -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-            outputs = function(*inputs)
-            return outputs, torch.autograd.grad(outputs, inputs, (grad, slope))
-
-        return run
-
-    # eager rounds twice in bfloat16, where the operator rounds once
-    tolerance = 1e-4 if dtype == torch.float32 else 1e-1
-    torch.testing.assert_close(
-        step(residual_energy)(), step(eager)(), rtol=tolerance, atol=tolerance
-    )
-    race(
+    x, r, grad = (torch.randn(shape).to(TYPES[dtype]) for _ in range(3))
+    if len(shape) == 4:
+        x, r, grad = (t.contiguous(memory_format=LAYOUTS[layout]) for t in (x, r, grad))
+    race_operator(
         benchmark,
-        step(residual_energy),
+        "residual_energy" if p == 2.0 else f"residual_energy, p = {p}",
         {
-            "eager": step(eager),
-            "compiled": step(torch.compile(eager, fullgraph=True)),
-            "copy": copy_of(x.detach()),
+            "ours": partial(residual_energy, p=p),
+            "eager": eager_with(p),
+            "compiled": compiled(eager_with(p)),
         },
+        partial(reference.residual_energy, p=p),
+        (x.requires_grad_(), r.requires_grad_()),
+        (grad, torch.rand(shape[0])),
+        part,
         # forward x, r, y; backward the gradient, r, the gradient of r
-        moved=6 * x.nbytes,
-        copied=2 * x.nbytes,
-        op="residual_energy",
-        **{"pass": "forward + backward"},
-        shape=str(shape),
-        type=str(dtype).removeprefix("torch."),
-        layout="contiguous",
+        {BOTH: 6, BACKWARD: 3},
     )

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 import torch
 import torch.nn.functional as F
 from plain_blocks import PlainPreAct
-from race import copy_of, race
+from race import race
 from torch import Tensor, nn
 
 import trgl
@@ -99,15 +99,10 @@ def test_mnist_20x1(benchmark) -> None:
             {
                 "eager": by_hand,
                 "penalty_off": trained(prepared("vanilla")),
-                "copy": copy_of(batch),
             },
-            moved=2 * batch.nbytes,
-            copied=2 * batch.nbytes,
             op="20×1, K = 20",
-            **{"pass": "training epoch"},
-            shape=str(tuple(batch.shape)),
-            type="float32",
-            layout="NCHW",
+            part="training epoch",
+            x=batch,
         )
     finally:
         torch.set_num_threads(2)

@@ -8,7 +8,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from race import copy_of, race
+from race import race
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
@@ -119,13 +119,8 @@ def test_resnet110(benchmark, modules, layout) -> None:
             "end_to_end": end_to_end("none"),
             "penalty_off": greedy("activation", None),
             "recompute_none": greedy("none", transport),
-            "copy": copy_of(images),
         },
-        moved=2 * images.nbytes,
-        copied=2 * images.nbytes,
         op=f"ResNet-110, K = {modules}",
-        **{"pass": "training step"},
-        shape=str(tuple(images.shape)),
-        type="float32",
-        layout=layout,
+        part="training step",
+        x=images,
     )

@@ -17,6 +17,7 @@ COLUMNS = {
     "engine": "{}",
     "milliseconds": "{:.3f}",
     "spread": "{:.0%}",
+    "mebibytes": "{:.4g}",
     "gigabytes_per_second": "{:.1f}",
     "share_of_copy": "{:.0%}",
     "times_itself": "{:.3f}",
@@ -27,12 +28,15 @@ COLUMNS = {
     "times_penalty_off": "{:.3f}",
     "times_recompute_activation": "{:.2f}",
     "times_recompute_none": "{:.2f}",
+    "times_without_boundary": "{:.3f}",
+    "times_finding_always": "{:.3f}",
     "times_in_this_process": "{:.2f}",
     "times_torchvision": "{:.2f}",
 }
 HEADINGS = {
     "milliseconds": "ms",
     "spread": "± quartiles",
+    "mebibytes": "MiB moved",
     "gigabytes_per_second": "GB/s",
     "share_of_copy": "of a copy",
     "times_itself": "× itself",
@@ -43,6 +47,8 @@ HEADINGS = {
     "times_penalty_off": "× ours, penalty off",
     "times_recompute_activation": "× ours, activations rebuilt",
     "times_recompute_none": "× ours, activations kept",
+    "times_without_boundary": "× ours, no boundary",
+    "times_finding_always": "× ours, finding in every step",
     "times_in_this_process": "× read in this process",
     "times_torchvision": "× torchvision's, as many processes",
 }
