@@ -16,7 +16,9 @@ SHAPES = [(2, 8, 4, 4), (8, 64, 14, 14), (32, 256, 16, 16), (128, 64, 32, 32), (
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 CASES = [
     *((shape, "float32", layout, BOTH) for shape in SHAPES for layout in LAYOUTS),
+    *((SHAPES[-1], "bfloat16", layout, BOTH) for layout in LAYOUTS),
     *((SHAPES[-1], "float32", layout, BACKWARD) for layout in LAYOUTS),
+    (SHAPES[-1], "bfloat16", "contiguous", BACKWARD),
 ]
 
 

@@ -15,6 +15,8 @@ TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 CASES = [
     *((shape, name, "contiguous", 2.0, BOTH) for shape in SHAPES for name in TYPES),
     *((SHAPES[-2], name, "contiguous", 2.0, BACKWARD) for name in TYPES),
+    (SHAPES[-1], "float32", "channels_last", 2.0, BOTH),
+    *((SHAPES[-1], "float32", "contiguous", p, BOTH) for p in (1.0, 1.5)),
 ]
 
 
