@@ -6,6 +6,7 @@ import pytest
 import torch
 import torchvision
 from small import network
+from torch import nn
 
 import trgl
 from trgl.forecast import Peak, largest_batch, predict_steps
@@ -29,6 +30,22 @@ def resnet18(recompute: str = "activation", **options) -> trgl.GreedyNetwork:
     return trgl.split(model, 4, (3, 64, 64), 10, "conv", **options)
 
 
+def vit() -> trgl.GreedyNetwork:
+    model = torchvision.models.VisionTransformer(
+        image_size=32, patch_size=4, num_layers=4, num_heads=2, hidden_dim=32, mlp_dim=64
+    )
+    return trgl.split(model, 2, (3, 32, 32), 10, "pool-linear")
+
+
+def vgg() -> trgl.GreedyNetwork:
+    layers: list[nn.Module] = []
+    for width, channels in ((3, 16), (16, 16), (16, 32), (32, 32)):
+        layers += [nn.Conv2d(width, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.ReLU()]
+    layers.insert(6, nn.MaxPool2d(2))
+    model = torchvision.models.VGG(nn.Sequential(*layers))
+    return trgl.split(model, 2, (3, 32, 32), 10, "conv", energy="displacement")
+
+
 CASES = {
     "resnet110-vanilla": (lambda: resnet110("none"), {}),
     "resnet110-regularized": (lambda: resnet110("none"), {"transport": PENALTY}),
@@ -48,6 +65,13 @@ CASES = {
         lambda: resnet18(local_loss="reconstruction"),
         {"transport": PENALTY},
     ),
+    "resnet18-bfloat16": (resnet18, {"transport": PENALTY, "autocast": torch.bfloat16}),
+    "resnet18-channels-last": (
+        lambda: resnet18().to(memory_format=torch.channels_last),
+        {"transport": PENALTY},
+    ),
+    "vit": (vit, {"transport": PENALTY}),
+    "vgg-displacement": (vgg, {"transport": PENALTY}),
     "encoder": (lambda: network(2, 2, encoder="stem"), {"transport": PENALTY}),
     "frozen-encoder": (
         lambda: network(2, 2, encoder="stem", freeze_encoder=True, shared_head=True),
@@ -56,17 +80,24 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+# autograd adds the gradients of a map in place, but those of tensors without data out of place
+OUT_OF_PLACE = pytest.mark.xfail(reason="a sum of two gradients is predicted as a map of its own")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=OUT_OF_PLACE if n == "vgg-displacement" else ()) for n in CASES],
+)
 def test_predicts_what_is_measured(name) -> None:
     build, options = CASES[name]
     greedy = build()
-    predicted = predict_steps(greedy, 8, **options)
-    measured = measure_steps(greedy, 8, **options)
+    # with maps of a few KiB, what operators keep for their sums is more than 3 % of a step
+    batch = 256 if "encoder" in name else 8
+    predicted = predict_steps(greedy, batch, **options)
+    measured = measure_steps(greedy, batch, **options)
     assert [one.number for one in predicted] == [one.number for one in measured]
-    # of networks this small, what operators keep for their sums is more than of larger ones
-    tolerance = 0.03 if "encoder" not in name else 0.1
     for one, other in zip(predicted, measured, strict=True):
-        assert one.activations == pytest.approx(other.activations, rel=tolerance)
+        assert one.activations == pytest.approx(other.activations, rel=0.03)
         assert one.activations <= one.total
         assert other.activations <= other.allocated
 
