@@ -58,7 +58,16 @@ ACCESSES = {
     "out argument": lambda t: torch.add(torch.ones(64, 64), 1, out=t),
     "convolution": lambda t: nn.functional.conv1d(t[None], torch.ones(2, 64, 3)),
     "batch norm": lambda t: nn.functional.batch_norm(t, None, None, training=True),
-    "our operator": lambda t: trgl_kernels.residual_energy(torch.ones(64, 64), t),
+    "residual_energy": lambda t: trgl_kernels.residual_energy(torch.ones(64, 64), t),
+    "its shortcut": lambda t: trgl_kernels.residual_energy(t, torch.ones(64, 64)),
+    "residual_energy_layer_norm": lambda t: trgl_kernels.residual_energy_layer_norm(
+        torch.ones(64, 64), t, None, None
+    ),
+    "displacement_energy": lambda t: trgl_kernels.displacement_energy(torch.ones(64, 64), t),
+    "batch_norm_relu": lambda t: trgl_kernels.batch_norm_relu(t, *[None] * 4, training=True),
+    "batch_norm_residual_energy": lambda t: trgl_kernels.batch_norm_residual_energy(
+        t, torch.ones(64, 64), *[None] * 4, training=True
+    ),
     "storage": lambda t: t.untyped_storage()[0],
     "pointer": lambda t: t.data_ptr(),
     "whether it is shared": lambda t: t.is_shared(),
