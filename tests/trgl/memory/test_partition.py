@@ -152,14 +152,6 @@ def test_takes_a_model_back_where_it_fails() -> None:
     assert [type(module) for module in model.modules()] == before
 
 
-def test_beats_the_papers_balance_by_hand() -> None:
-    def heaviest(balance) -> int:
-        greedy = trgl.split(trgl.models.resnet110(), 4, (3, 96, 96), 10, "conv", balance)
-        return max(one.total for one in count_network(greedy, 64))
-
-    assert heaviest("memory") < heaviest((6, 8, 12, 28)) < heaviest("depth")
-
-
 def test_no_module_is_left_without_an_energy() -> None:
     """The first two layers are as heavy as the others, but have no displacement."""
     widths = (3, 64, 4, 4, 4)

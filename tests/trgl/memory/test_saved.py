@@ -1,4 +1,4 @@
-"""Counted bytes: against autograd on real tensors, and of ResNet-110 with the papers' splits."""
+"""Counted bytes: against autograd on real tensors."""
 
 import copy
 
@@ -9,16 +9,10 @@ import torchvision
 from oracle import saved_bytes
 from small import CLASSES, SHAPE, network
 from torch import nn
-from torchvision.models.resnet import BasicBlock
 
 import trgl
 from trgl.memory import SavedCounter, count_module, count_network, count_whole
 from trgl_kernels import collect_energy, regularize
-
-MiB = 2**20
-# end-to-end training of ResNet-110 with its own classifier, 3x96x96, batch 64, float32: counted
-# elsewhere (4615 MiB), and here below
-HAND_BALANCED = (6, 8, 12, 28)
 
 
 def real_bytes(
@@ -162,107 +156,6 @@ def test_refuses_no_batch() -> None:
             count_network(greedy, batch)
     with pytest.raises(ValueError, match="batch must be a whole number"):
         count_module(greedy[0], SHAPE, 0)
-
-
-def resnet110(modules: int, balance, recompute: str = "activation") -> trgl.GreedyNetwork:
-    model = regularize(trgl.models.resnet110(), recompute)
-    return trgl.split(model, modules, (3, 96, 96), 10, "conv", balance)
-
-
-def heaviest(greedy: trgl.GreedyNetwork, penalty: bool) -> int:
-    return max(saved.total for saved in count_network(greedy, 64, penalty=penalty))
-
-
-@pytest.fixture(scope="module")
-def end_to_end() -> int:
-    """Plain ResNet-110 with average pooling and a linear layer, trained end to end."""
-    greedy = trgl.split(
-        regularize(trgl.models.resnet110(), "none"),
-        1,
-        (3, 96, 96),
-        10,
-        lambda shape, classes: nn.Sequential(
-            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(shape[0], classes)
-        ),
-    )
-    total = count_whole(greedy, 64).total
-    assert round(total / MiB) == 4615
-    return total
-
-
-@pytest.mark.parametrize(
-    ("modules", "balance", "share", "plain"),
-    [
-        (2, trgl.models.RESNET110_BLOCKS[2], 0.55, 0.90),
-        (4, trgl.models.RESNET110_BLOCKS[4], 0.355, 0.57),
-        (8, trgl.models.RESNET110_BLOCKS[8], 0.19, 0.30),
-        (16, trgl.models.RESNET110_BLOCKS[16], 0.12, 0.18),
-        (4, HAND_BALANCED, 0.23, 0.38),
-        (4, "memory", 0.21, 0.38),
-    ],
-    ids=["2", "4", "8", "16", "4-by-hand", "4-memory"],
-)
-def test_resnet110(modules, balance, share, plain, end_to_end) -> None:
-    with_penalty, without = (heaviest(resnet110(modules, balance), p) for p in (True, False))
-    assert with_penalty == without
-    assert with_penalty <= share * end_to_end
-    kept = resnet110(modules, balance, "none")
-    assert heaviest(kept, True) == heaviest(kept, False) > with_penalty
-    assert with_penalty < (share + 0.03) * end_to_end < plain * end_to_end
-
-
-def test_recomputed_heads_keep_nothing(end_to_end) -> None:
-    for modules, share in ((16, 0.111), (8, 0.181), (4, 0.345)):
-        counts = trgl.models.RESNET110_BLOCKS[modules]
-        kept, again = (
-            trgl.split(
-                trgl.models.resnet110(), modules, (3, 96, 96), 10, "conv", counts, recompute_heads=r
-            )
-            for r in (False, True)
-        )
-        assert heaviest(again, True) <= share * end_to_end < heaviest(kept, True)
-        assert all(saved.head < 0.1 * MiB for saved in count_network(again, 64))
-
-
-class PlainBlock(BasicBlock):
-    """torchvision's block with the penalty as one writes it in plain PyTorch."""
-
-    energies: list[torch.Tensor] = []  # noqa: RUF012
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        r = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
-        self.energies.append(r.square().mean())
-        return self.relu((x if self.downsample is None else self.downsample(x)) + r)
-
-
-@pytest.mark.parametrize(
-    ("modules", "balance", "without", "share"),
-    [
-        (2, trgl.models.RESNET110_BLOCKS[2], 0.72, 0.90),
-        (4, trgl.models.RESNET110_BLOCKS[4], 0.46, 0.57),
-        (8, trgl.models.RESNET110_BLOCKS[8], 0.24, 0.30),
-        (16, trgl.models.RESNET110_BLOCKS[16], 0.15, 0.18),
-        (4, HAND_BALANCED, 0.30, 0.38),
-    ],
-    ids=["2", "4", "8", "16", "4-by-hand"],
-)
-def test_plain_pytorch_keeps_a_map_more(modules, balance, without, share, end_to_end) -> None:
-    def penalized(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        energies = PlainBlock.energies.copy()
-        PlainBlock.energies.clear()
-        return F.cross_entropy(logits, labels) + sum(energies)
-
-    greedy = resnet110(modules, balance)
-    for block, criterion, expected in (
-        (BasicBlock, F.cross_entropy, without),
-        (PlainBlock, penalized, share),
-    ):
-        for layer in greedy.modules():
-            if isinstance(layer, BasicBlock):
-                layer.__class__ = block
-        found = count_network(greedy, 64, penalty=False, criterion=criterion)
-        largest = max(saved.total for saved in found)
-        assert round(largest / end_to_end, 2) == pytest.approx(expected)
 
 
 def test_a_storage_counts_once_and_a_parameter_never() -> None:
