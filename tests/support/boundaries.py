@@ -1,11 +1,15 @@
 """For the tests of the boundary: a module, its step, and what the extension is needed for."""
 
+import contextlib
+from collections.abc import Iterable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from trgl_kernels.boundary import ModuleBoundary
-from trgl_kernels.boundary.memory import absence, native
+from trgl_kernels.boundary.memory import SMALL, absence, native
 
 needs_extension = pytest.mark.skipif(
     native() is None, reason=f"needs the compiled extension: {absence()}"
@@ -62,11 +66,47 @@ class Training:
         with self.boundary:
             return self._inside(hold)
 
+    def owned(self) -> list[Tensor]:
+        """What was there before any step."""
+        return [self.x, *self.module.parameters(), *self.module.buffers()]
+
     def _inside(self, hold):
         y, loss = train(self.module, self.optimizer, self.x)
         if hold is not None:
             hold(y, loss)
         return self.boundary.cross(y)
+
+
+def small_bytes(
+    tensors: Iterable[Tensor],
+    owned: Iterable[Tensor] = (),
+) -> int:
+    """What of these tensors, and of the graphs behind them, is small enough to stay readable.
+
+    Bytes of storages, each counted once, without those of `owned`. What nodes that are written in
+    C++ saved is not seen.
+    """
+    seen = {t.untyped_storage()._cdata for t in owned}
+    nodes = set()
+    size = 0
+    waiting: list[Any] = list(tensors)
+    while waiting:
+        thing = waiting.pop()
+        if isinstance(thing, Tensor):
+            waiting.append(thing.grad_fn)
+            storage = thing.untyped_storage()
+            if storage._cdata not in seen:
+                seen.add(storage._cdata)
+                size += storage.nbytes() if storage.nbytes() <= SMALL else 0
+        elif thing is not None and thing not in nodes:
+            nodes.add(thing)
+            waiting += [node for node, _ in thing.next_functions]
+            for name in dir(thing):
+                if name.startswith("_saved_"):
+                    with contextlib.suppress(RuntimeError):  # let go of, as after a backward
+                        value = getattr(thing, name)
+                        waiting += [value] if isinstance(value, Tensor) else []
+    return size
 
 
 def raises_the_name(function):
