@@ -80,14 +80,7 @@ CASES = {
 }
 
 
-# autograd adds the gradients of a map in place, but those of tensors without data out of place
-OUT_OF_PLACE = pytest.mark.xfail(reason="a sum of two gradients is predicted as a map of its own")
-
-
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=OUT_OF_PLACE if n == "vgg-displacement" else ()) for n in CASES],
-)
+@pytest.mark.parametrize("name", CASES)
 def test_predicts_what_is_measured(name) -> None:
     build, options = CASES[name]
     greedy = build()

@@ -89,6 +89,8 @@ class LiveBytes(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Runs the operator and sees what it made."""
+        if func is torch.ops.aten.add.Tensor and _accumulates(*args[:2], **(kwargs or {})):
+            func = torch.ops.aten.add_.Tensor
         result = func(*args, **(kwargs or {}))
         for value in tree_iter(result):
             if isinstance(value, Tensor) and type(value) is not Tensor:
@@ -98,3 +100,25 @@ class LiveBytes(TorchDispatchMode):
             size = args[0].untyped_storage().nbytes()
             self.events += [(number, size), (number, -size)]
         return result
+
+
+def _accumulates(total: Any, gradient: Any, alpha: float = 1) -> bool:
+    """Whether autograd adds a gradient to one that nobody else holds.
+
+    It does so in place, but refuses to with tensors that are subclasses, as those without data are.
+    """
+    return (
+        torch._C._current_graph_task_id() != -1  # in a backward pass
+        and not torch.is_grad_enabled()
+        and isinstance(total, Tensor)
+        and isinstance(gradient, Tensor)
+        and (total.shape, total.dtype, alpha) == (gradient.shape, gradient.dtype, 1)
+        and total._use_count() <= _ALONE
+        and torch._C._storage_Use_Count(total.untyped_storage()._cdata) <= _ALONE_STORAGE
+        and total.untyped_storage().nbytes() == total.numel() * total.element_size()
+    )
+
+
+# holders of a sum of gradients as a dispatch mode sees it: autograd's buffer, the call on its way
+# through the dispatcher, and Python's objects
+_ALONE, _ALONE_STORAGE = 4, 2

@@ -70,6 +70,8 @@ def _through_python(
     """
     memory = native()
     tensors = python_tensors()
+    # retained gradients become objects of Python's when somebody asks for them
+    tensors += [t.grad for t in tensors if t.retains_grad and t.grad is not None]
     owned = set(storage_keys(protected)) | set(storage_keys(parameters_of_process()))
     found, freed = [], 0
     for tensor, key, made in zip(tensors, storage_keys(tensors), scope.made(tensors), strict=True):

@@ -139,7 +139,6 @@ def test_gradients_of_features_that_are_retained(find):
     assert left_of_retained(find, 0) == [0, 0, 0]
 
 
-@pytest.mark.xfail(reason="a gradient that nobody asked for yet is no object of Python's")
 def test_gradients_that_are_retained_in_a_step_that_is_not_watched():
     assert left_of_retained("sampled", 10) == [0, 0, 0]
 
