@@ -5,7 +5,7 @@ import gc
 import pytest
 import torch
 from boundaries import Detach, needs_extension, small_bytes
-from small import batches, differing, network, sgd, state
+from small import CLASSES, batches, differing, network, sgd, state
 from torch import Tensor
 
 import trgl
