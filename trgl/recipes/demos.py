@@ -100,9 +100,7 @@ def mnist_20x1() -> Recipe:
                 "flip": False
             },
             "ours: not published; the best of 0.0005 to 5 on 1,000 other training images, seeds 10 "
-            "and 11 (docs/results.md)": {
-                "tau": 0.005
-            },
+            "and 11 (docs/results.md)": {"tau": 0.005},
             "ours: runs side by side take a core each": {"threads": 1},
             "ours: 3 % faster than the defaults on a Xeon; modules of one block keep little": {
                 "recompute": "none",
