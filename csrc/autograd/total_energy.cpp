@@ -45,7 +45,10 @@ Tensor total_energy(
     at::TensorList energies,  // each [N]
     at::ArrayRef<double> weights) {
   for (const Tensor& energy : energies) {
-    refuse_forward_mode("_total_energy", {energy});
+    TORCH_CHECK_NOT_IMPLEMENTED(
+        !energy._fw_grad(0).defined(),
+        "total: it has no forward-mode derivative; received a dual tensor. Add the collector's "
+        "energies up, each divided by its features.");
   }
   return TotalEnergy::apply(energies, weights);
 }

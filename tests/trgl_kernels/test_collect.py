@@ -182,6 +182,14 @@ def test_total_of_energies_of_several_sizes_and_types() -> None:
         torch.testing.assert_close(gradient, torch.full_like(leaf, weight / len(leaf)))
 
 
+@pytest.mark.skipif(not load().loaded, reason="plain PyTorch sums up without the extension")
+def test_total_refuses_forward_mode() -> None:
+    with collect_energy() as energies, torch.autograd.forward_ad.dual_level():
+        energies.add(torch.autograd.forward_ad.make_dual(torch.ones(2), torch.ones(2)), 4)
+        with pytest.raises(NotImplementedError, match="collector's energies"):
+            energies.total()
+
+
 @READS_GRAD
 def test_total_is_derived_by_autograd() -> None:
     def total(*energies):
