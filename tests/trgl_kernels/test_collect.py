@@ -4,7 +4,7 @@ import threading
 
 import pytest
 import torch
-from oracle import READS_GRAD
+from oracle import FORWARD_MODE_SCRIPTS, READS_GRAD
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -182,6 +182,7 @@ def test_total_of_energies_of_several_sizes_and_types() -> None:
         torch.testing.assert_close(gradient, torch.full_like(leaf, weight / len(leaf)))
 
 
+@FORWARD_MODE_SCRIPTS
 @pytest.mark.skipif(not load().loaded, reason="plain PyTorch sums up without the extension")
 def test_total_refuses_forward_mode() -> None:
     with collect_energy() as energies, torch.autograd.forward_ad.dual_level():
