@@ -16,15 +16,6 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(params=["always", "sampled", "late"])
-def training(request):
-    """Finding in every step, in the first steps, or from a step on that is not watched."""
-    training = Training(find="always" if request.param == "always" else "sampled")
-    for _ in range(10 if request.param == "late" else 0):
-        training.step()
-    return training
-
-
 class Fails(torch.autograd.Function):
     """Its backward raises."""
 

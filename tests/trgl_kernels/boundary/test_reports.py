@@ -23,15 +23,6 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(params=["always", "sampled", "late"])
-def training(request):
-    """Finding in every step, in the first steps, or from a step on that is not watched."""
-    training = Training(find="always" if request.param == "always" else "sampled")
-    for _ in range(10 if request.param == "late" else 0):
-        training.step()
-    return training
-
-
 def test_small_tensors_stay_readable(training):
     kept = []
     training.step(lambda y, _: kept.extend([y[0] * 2, (y * 2)[:16].clone()]))

@@ -15,15 +15,6 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(params=["always", "sampled", "late"])
-def training(request):
-    """Finding in every step, in the first steps, or from a step on that is not watched."""
-    training = Training(find="always" if request.param == "always" else "sampled")
-    for _ in range(10 if request.param == "late" else 0):
-        training.step()
-    return training
-
-
 def test_nothing_is_left_but_what_crosses(training):
     before = live_bytes()
     for _ in range(5):
