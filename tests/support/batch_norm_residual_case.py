@@ -20,6 +20,7 @@ OPTIONS = {
     "keep": {"training": True, "keep": True},
     "p1.5-keep": {"training": True, "keep": True, "p": 1.5, "activation": "none"},
     "p3-evaluation": {"training": False, "p": 3.0},
+    "p2.5": {"training": True, "p": 2.5},
 }
 
 

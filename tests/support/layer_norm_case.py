@@ -27,6 +27,7 @@ OPTIONS = {
     "scale-keep": {"scale": True, "keep": True},
     "p1-no-weight": {"p": 1.0, "weight": False},
     "p1.5-keep": {"p": 1.5, "keep": True},
+    "p2.5": {"p": 2.5},
     "p3-scale": {"p": 3.0, "scale": True},
 }
 VECTORS = ("weight", "bias", "scale")

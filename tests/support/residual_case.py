@@ -23,6 +23,7 @@ OPTIONS = {
     "scale-keep-relu": {"scale": True, "keep": True, "activation": "relu"},
     "p1": {"p": 1.0},
     "p1.5-keep": {"p": 1.5, "keep": True},
+    "p2.5": {"p": 2.5},
     "p3-scale-relu": {"p": 3.0, "scale": True, "activation": "relu"},
 }
 

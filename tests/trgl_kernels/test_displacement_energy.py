@@ -46,7 +46,7 @@ def eager(x: Tensor, y: Tensor, p: float = 2.0) -> Tensor:
     return (y - x).to(reference.accumulation_dtype(x)).abs().pow(p).flatten(1).sum(1)
 
 
-@pytest.mark.parametrize("p", [1.0, 1.5, 2.0, 3.0])
+@pytest.mark.parametrize("p", [1.0, 1.5, 2.0, 2.5, 3.0])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -66,7 +66,7 @@ def test_values_and_gradients(shape, dtype, layout, p) -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-@pytest.mark.parametrize("p", [1.0, 1.5, 2.0, 3.0])
+@pytest.mark.parametrize("p", [1.0, 1.5, 2.0, 2.5, 3.0])
 def test_gradcheck(p, layout) -> None:
     x, y, _ = draw((3, 4, 3, 2))
     inputs = tuple(leaf(t, torch.float64, layout) for t in (x, y))

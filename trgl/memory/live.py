@@ -1,5 +1,6 @@
 """Every storage that lives while code runs on tensors without data, and the peak of their bytes."""
 
+import sys
 import weakref
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -113,12 +114,13 @@ def _accumulates(total: Any, gradient: Any, alpha: float = 1) -> bool:
         and isinstance(total, Tensor)
         and isinstance(gradient, Tensor)
         and (total.shape, total.dtype, alpha) == (gradient.shape, gradient.dtype, 1)
+        and sys.getrefcount(total) <= _ALONE_OBJECT
         and total._use_count() <= _ALONE
         and torch._C._storage_Use_Count(total.untyped_storage()._cdata) <= _ALONE_STORAGE
         and total.untyped_storage().nbytes() == total.numel() * total.element_size()
     )
 
 
-# holders of a sum of gradients as a dispatch mode sees it: autograd's buffer, the call on its way
-# through the dispatcher, and Python's objects
-_ALONE, _ALONE_STORAGE = 4, 2
+# holders of a sum of gradients as a dispatch mode of torch 2.15 sees it: autograd's buffer, the call
+# on its way through the dispatcher, Python's object; of its storage; of that object
+_ALONE, _ALONE_STORAGE, _ALONE_OBJECT = 4, 2, 4

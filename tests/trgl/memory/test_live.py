@@ -112,3 +112,20 @@ def test_tensors_with_data_are_not_seen():
     with LiveBytes() as live:
         torch.ones(100) + 1
     assert live.events == []
+
+
+def maps_of_backward(mode, kept):
+    """How many maps it makes where two gradients meet; `kept` is given both, or is None."""
+    x = torch.ones(100, requires_grad=True)
+    y = x * 2
+    branches = y.sin(), y.cos()
+    for branch in branches if kept is not None else ():
+        branch.grad_fn.register_hook(lambda inputs, _: kept.extend(inputs))
+    z = branches[0] + branches[1]
+    with LiveBytes([x, y, *branches, z]) as live:
+        z.backward(torch.ones(100))
+    return sizes(live).count(MAP)
+
+
+def test_gradients_are_added_in_place_where_nobody_holds_them(mode):
+    assert maps_of_backward(mode, []) == maps_of_backward(mode, None) + 1
