@@ -121,6 +121,6 @@ def _accumulates(total: Any, gradient: Any, alpha: float = 1) -> bool:
     )
 
 
-# holders of a sum of gradients as a dispatch mode of torch 2.15 sees it: autograd's buffer, the call
-# on its way through the dispatcher, Python's object; of its storage; of that object
+# holders of a sum of gradients as a dispatch mode sees it in torch 2.15: autograd's buffer, the
+# call on its way through the dispatcher, Python's object; of its storage; of that object
 _ALONE, _ALONE_STORAGE, _ALONE_OBJECT = 4, 2, 4
