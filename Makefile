@@ -1,5 +1,6 @@
 # make demo   sets everything up and shows the effect on real digits, in a table and a picture
 # make test   sets everything up, checks the sources, and runs the tests for every engine
+# make test-cuda  the operators and blocks on CUDA tensors; needs a GPU, and is no part of make test
 # make check  formatters, linters, types
 # make test-large  the operators on more than 2^31 elements: 12 GiB of free memory, three minutes
 # make bench  benchmarks of the operators
@@ -27,6 +28,12 @@ OP_TESTS := tests/trgl_kernels/test_arguments.py \
 	tests/trgl_kernels/test_triton_engine.py \
 	tests/trgl_kernels/test_triton_offsets.py \
 	tests/trgl_kernels/test_triton_parts.py
+CUDA_TESTS := $(OP_TESTS) \
+	tests/trgl_kernels/test_collect.py \
+	tests/trgl_kernels/test_cuda_graph.py \
+	tests/trgl_kernels/test_recompute.py \
+	tests/trgl_kernels/test_saved_bytes.py \
+	tests/trgl_kernels/blocks
 PYTEST := $(BIN)/python -m pytest
 # side by side in processes of two threads each, which sleep while they wait for each other
 WORKERS ?= 2
@@ -34,7 +41,7 @@ PYTESTS := OMP_WAIT_POLICY=PASSIVE $(PYTEST) -n $(WORKERS) --dist worksteal
 # setuptools warns of editable installs that hide folders of the same name: here they are the package
 INSTALL := PYTHONWARNINGS='ignore:Editable installation' $(BIN)/pip install --quiet
 
-.PHONY: demo test test-large check bench valgrind asan build format clean
+.PHONY: demo test test-cuda test-large check bench valgrind asan build format clean
 
 demo: $(VENV)/built
 	$(BIN)/trgl compare digits-20x1
@@ -43,6 +50,10 @@ test: check
 	$(PYTESTS)
 	TRGL_TEST_ENGINE=reference $(PYTESTS) tests/trgl_kernels
 	TRITON_INTERPRET=1 TRGL_TEST_ENGINE=triton $(PYTESTS) $(OP_TESTS)
+
+# an error, not skipped, where there is no GPU
+test-cuda: $(VENV)/built $(VENV)/dev
+	TRGL_TEST_ENGINE=cuda $(PYTESTS) $(CUDA_TESTS)
 
 # skipped, and said so, where there is less memory
 test-large: $(VENV)/built $(VENV)/dev

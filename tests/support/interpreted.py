@@ -1,4 +1,4 @@
-"""For the tests of the Triton engine in its interpreter."""
+"""For the tests of the Triton engine, in its interpreter and on a GPU."""
 
 from typing import Any
 

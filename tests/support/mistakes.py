@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from oracle import DEVICE
 
 import trgl_kernels
 
@@ -26,8 +27,14 @@ MISTAKES: dict[str, list[tuple[dict[str, Any], str]]] = {
             {"r": torch.zeros(2, 3, 4, 6)},
             r"x and r must have the same shape; received \(2, 3, 4, 5\) and \(2, 3, 4, 6\)",
         ),
-        ({"scale": torch.ones(3, device="meta")}, "scale must be on the device .* meta beside cpu"),
-        ({"keep": torch.ones(2, device="meta")}, "keep must be on the device .* meta beside cpu"),
+        (
+            {"scale": torch.ones(3, device="meta")},
+            f"scale must be on the device .* meta beside {DEVICE}",
+        ),
+        (
+            {"keep": torch.ones(2, device="meta")},
+            f"keep must be on the device .* meta beside {DEVICE}",
+        ),
         (
             {"r": torch.zeros(2, 3, 4, 5, dtype=torch.int32)},
             r"r must be float32, .*; received torch.int32\. Convert",
@@ -53,7 +60,7 @@ MISTAKES: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"momentum": float("inf")}, "momentum must be finite; received inf"),
         (
             {"weight": torch.ones(3, device="meta")},
-            "weight must be on the device .* meta beside cpu",
+            f"weight must be on the device .* meta beside {DEVICE}",
         ),
         ({"eps": -1.0}, "eps must be finite and not negative"),
         ({"activation": "tanh"}, "activation must be one of none, relu; received 'tanh'"),
@@ -71,7 +78,7 @@ MISTAKES: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"momentum": float("inf")}, "momentum must be finite; received inf"),
         (
             {"weight": torch.ones(3, device="meta")},
-            "weight must be on the device .* meta beside cpu",
+            f"weight must be on the device .* meta beside {DEVICE}",
         ),
         ({"eps": -1.0}, "eps must be finite and not negative"),
     ],
@@ -82,11 +89,17 @@ MISTAKES: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"weight": torch.ones(3)}, r"weight must hold one floating-point value per feature, \(5,"),
         ({"weight": torch.ones(1, 5)}, r"weight must hold .*; received torch.float32 of shape"),
         ({"bias": torch.ones(5).int()}, r"bias must hold .*; received torch.int32 of shape"),
-        ({"bias": torch.ones(5, device="meta")}, "bias must be on the device .* meta beside cpu"),
+        (
+            {"bias": torch.ones(5, device="meta")},
+            f"bias must be on the device .* meta beside {DEVICE}",
+        ),
         ({"scale": torch.ones(3, 1, 1)}, r"scale must hold .*; received torch.float32 of shape"),
         ({"scale": torch.ones(1)}, r"scale must hold .*; received torch.float32 of shape \(1,\)"),
         ({"scale": torch.ones(1, 1, 1, 1, 5)}, r"scale must hold one floating-point value"),
-        ({"scale": torch.ones(5, device="meta")}, "scale must be on the device .* meta beside cpu"),
+        (
+            {"scale": torch.ones(5, device="meta")},
+            f"scale must be on the device .* meta beside {DEVICE}",
+        ),
         ({"keep": torch.ones(3)}, r"one floating-point factor per sample, shape \(2,\)"),
         ({"keep": torch.ones(2, requires_grad=True)}, "gets no gradient"),
         ({"p": 0.5}, "p must be finite and at least 1; received 0.5"),
@@ -111,7 +124,7 @@ MISTAKES: dict[str, list[tuple[dict[str, Any], str]]] = {
 TYPES: dict[str, list[tuple[dict[str, Any], str]]] = {
     "residual_energy": [
         ({"x": [[1.0]]}, "x must be a torch.Tensor; received a list"),
-        ({"r": MAP.numpy()}, "r must be a torch.Tensor; received a ndarray"),
+        ({"r": MAP.cpu().numpy()}, "r must be a torch.Tensor; received a ndarray"),
         ({"keep": [1.0, 1.0]}, "keep must be a torch.Tensor or None; received a list"),
         ({"p": "2"}, r"p must be a number; received '2'\. Convert it with float"),
         ({"activation": torch.relu}, "activation must be a string; received a builtin_function"),

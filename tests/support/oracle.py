@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 INTERPRETED = os.environ.get("TRGL_TEST_ENGINE") == "triton"
+TRITON = os.environ.get("TRGL_TEST_ENGINE") in ("triton", "cuda")
+DEVICE = torch.get_default_device().type  # of the tests' tensors
 
 # Absolute term of the bound, relative to the tensor's norm: about half a rounding to the tensor's
 # type, and for float32 the few roundings that sums in another order differ by.

@@ -4,6 +4,7 @@ import pytest
 import torch
 from batch_norm_relu_case import OPTIONS, backward, draw
 from oracle import (
+    DEVICE,
     FORWARD_MODE_SCRIPTS,
     LAYOUTS,
     gradients,
@@ -95,7 +96,7 @@ def test_forward_mode_is_refused() -> None:
 
 def test_autocast_leaves_the_types_alone() -> None:
     z = torch.randn(4, 3, 5, 5).bfloat16()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(DEVICE, dtype=torch.bfloat16):
         inside = batch_norm_relu(z, torch.ones(3), torch.zeros(3), None, None, training=True)
     outside = batch_norm_relu(z, torch.ones(3), torch.zeros(3), None, None, training=True)
     assert torch.equal(inside, outside)

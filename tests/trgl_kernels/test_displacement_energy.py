@@ -3,6 +3,7 @@
 import pytest
 import torch
 from oracle import (
+    DEVICE,
     FORWARD_MODE_SCRIPTS,
     INTERPRETED,
     LAYOUTS,
@@ -271,7 +272,7 @@ def test_forward_mode_is_refused() -> None:
 def test_autocast_changes_nothing() -> None:
     x, y = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
     outside = displacement_energy(x, y, p=1.5)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(DEVICE, torch.bfloat16):
         assert torch.equal(displacement_energy(x, y, p=1.5), outside)
 
 

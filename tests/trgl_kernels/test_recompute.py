@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from oracle import LAYOUTS, READS_GRAD, gradients, leaf, saved_bytes
+from oracle import DEVICE, LAYOUTS, READS_GRAD, gradients, leaf, saved_bytes
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
@@ -76,7 +76,7 @@ def test_types(dtype) -> None:
 def test_autocast(dtype) -> None:
     bn, conv = layers({"bias": True}, {})
     z = torch.randn(4, 8, 7, 6, dtype=dtype)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(DEVICE, torch.bfloat16):
         kept, rebuilt = (run(mode, bn, conv, z) for mode in ("none", "activation"))
     assert rebuilt[0].dtype == torch.bfloat16
     assert all(g.dtype == torch.float32 for g in rebuilt[2:6])

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from oracle import (
+    DEVICE,
     FORWARD_MODE_SCRIPTS,
     INTERPRETED,
     gradients,
@@ -49,7 +50,7 @@ def test_double_backward_is_refused() -> None:
 def test_autocast_changes_nothing() -> None:
     x, r = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
     outside = residual_energy(x, r, p=1.5)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(DEVICE, torch.bfloat16):
         inside = residual_energy(x, r, p=1.5)
     assert all(torch.equal(a, b) for a, b in zip(outside, inside, strict=True))
 

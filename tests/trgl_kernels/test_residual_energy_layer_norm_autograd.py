@@ -4,6 +4,7 @@ import pytest
 import torch
 from layer_norm_case import OP, OPTIONS, VECTORS, draw, run
 from oracle import (
+    DEVICE,
     FORWARD_MODE_SCRIPTS,
     INTERPRETED,
     gradients,
@@ -143,7 +144,7 @@ def test_forward_mode_is_refused() -> None:
 def test_autocast_changes_nothing() -> None:
     x, r = torch.randn(2, 3, 4), torch.randn(2, 3, 4)
     outside = residual_energy_layer_norm(x, r, None, None, p=1.5)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(DEVICE, torch.bfloat16):
         inside = residual_energy_layer_norm(x, r, None, None, p=1.5)
     assert all(torch.equal(a, b) for a, b in zip(outside, inside, strict=True))
 

@@ -3,12 +3,12 @@
 import pytest
 import torch
 from interpreted import assert_close, each_layout, normal, recorded
-from oracle import INTERPRETED
+from oracle import DEVICE, TRITON
 
 from trgl_kernels import reference
 
-if not INTERPRETED:
-    pytest.skip("only for the Triton engine: TRGL_TEST_ENGINE=triton", allow_module_level=True)
+if not TRITON:
+    pytest.skip("only for TRGL_TEST_ENGINE=triton and cuda", allow_module_level=True)
 
 
 from trgl_kernels import cuda
@@ -147,4 +147,4 @@ def test_float64_and_empty_inputs_are_left_to_the_reference(kernels: list[str]) 
 
 def test_every_operator_is_registered() -> None:
     for name in cuda.OPERATORS:
-        assert torch._C._dispatch_has_kernel_for_dispatch_key(f"trgl::{name}", "CPU")
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(f"trgl::{name}", DEVICE.upper())

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from oracle import INTERPRETED
+from oracle import TRITON
 
 from trgl_kernels import launch
 
-if not INTERPRETED:
-    pytest.skip("only for the Triton engine: TRGL_TEST_ENGINE=triton", allow_module_level=True)
+if not TRITON:
+    pytest.skip("only for TRGL_TEST_ENGINE=triton and cuda", allow_module_level=True)
 
 import triton
 import triton.language as tl

@@ -1,7 +1,7 @@
 """The Triton engine where a small input is split among programs, and combined again.
 
 A small input needs one program per sample or channel. Here the launch constants are made small, so
-that the interpreter goes through every way of splitting and combining.
+that small inputs go through every way of splitting and combining.
 """
 
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from interpreted import BOUND, assert_close, each_layout, forget_settings, normal, recorded, wide
-from oracle import INTERPRETED, relative_error
+from oracle import TRITON, relative_error
 from torch import Tensor
 
 from trgl_kernels import launch, reference
@@ -21,8 +21,8 @@ from trgl_kernels.gradients import (
     residual_energy_layer_norm_backward,
 )
 
-if not INTERPRETED:
-    pytest.skip("only for the Triton engine: TRGL_TEST_ENGINE=triton", allow_module_level=True)
+if not TRITON:
+    pytest.skip("only for TRGL_TEST_ENGINE=triton and cuda", allow_module_level=True)
 
 
 SPLITS = {

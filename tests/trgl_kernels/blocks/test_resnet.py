@@ -226,6 +226,20 @@ def test_a_replaced_forward_of_the_norm_is_called() -> None:
     torch.testing.assert_close(block(x), x.relu())
 
 
+def test_a_norm_may_keep_its_tensors_as_plain_attributes() -> None:
+    # as the replicas of nn.DataParallel do
+    _, block = pair("basic")
+    x = torch.randn(2, 8, 6, 6)
+    block.eval()
+    expected = block(x)
+    for name in ("weight", "bias"):
+        weight = block.bn2._parameters.pop(name)
+        setattr(block.bn2, name, weight.detach())
+    mean = block.bn2._buffers.pop("running_mean")
+    block.bn2.running_mean = mean
+    torch.testing.assert_close(block(x), expected, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
 def test_blocks_can_be_copied(copied) -> None:
     block = RegularizedBasicBlock(8, 8).eval()
