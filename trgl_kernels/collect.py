@@ -76,15 +76,19 @@ class EnergyCollector:
             raise refusal(
                 "total: reduction must be 'mean' or 'sum'", repr(reduction), "Choose one."
             )
-        links = self._links()
-        if not links:
+        energies, weights = [], []
+        link = self._last
+        while link is not None:  # by hand: this is once per module and batch
+            energy, features, link = link
+            energies.append(energy)
+            weights.append(1.0 / features if reduction == "mean" else 1.0)
+        if not energies:
             raise refusal(
                 "total: at least one regularized block must run inside collect_energy()",
                 "no energy",
                 "Convert the model with trgl_kernels.regularize(model), and run it in the scope.",
             )
-        weights = [1.0 if reduction == "sum" else 1.0 / features for _, features, _ in links]
-        total: Tensor = torch.ops.trgl._total_energy.default([e for e, _, _ in links], weights)
+        total: Tensor = torch.ops.trgl._total_energy.default(energies[::-1], weights[::-1])
         return total
 
 

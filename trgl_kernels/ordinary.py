@@ -16,25 +16,34 @@ _TIMM_LAYER_NORM = ("timm.layers.norm", "LayerNorm")
 _TIMM_DROP_PATH = ("timm.layers.drop", "DropPath")
 
 
-def customized(module: nn.Module) -> bool:
-    """Whether calling `module` does something else than the forward of its class."""
-    return "forward" in vars(module) or hooked(module)
+def customized(*modules: nn.Module) -> bool:
+    """Whether calling one of `modules` does something else than the forward of its class."""
+    for module in modules:
+        if "forward" in vars(module):
+            return True
+    return hooked(*modules)
 
 
-def hooked(module: nn.Module) -> bool:
-    """Whether hooks run where `module` is called."""
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-        or _has_any_global_hook()
-    )
+def hooked(*modules: nn.Module) -> bool:
+    """Whether hooks run where one of `modules` is called."""
+    for module in modules:
+        if (
+            module._forward_hooks
+            or module._forward_pre_hooks
+            or module._backward_hooks
+            or module._backward_pre_hooks
+        ):
+            return True
+    return bool(_has_any_global_hook())
 
 
-def fusible(bn: nn.Module) -> bool:
-    """Whether `bn` is an ordinary BatchNorm."""
-    return type(bn) in _BATCH_NORMS and not customized(bn)
+def fusible(bn: nn.Module, activation: nn.Module | None = None) -> bool:
+    """Whether `bn` is an ordinary BatchNorm, and `activation`, if any, an ordinary ReLU."""
+    if type(bn) not in _BATCH_NORMS:
+        return False
+    if activation is None:
+        return not customized(bn)
+    return type(activation) is nn.ReLU and not customized(bn, activation)
 
 
 def rectifies(activation: nn.Module) -> bool:
@@ -92,19 +101,28 @@ def batch_norm_arguments(
     """
     assert isinstance(bn, _BatchNorm)
     bn._check_input_dim(z)
-    momentum = 0.0 if bn.momentum is None else bn.momentum
-    if bn.training and bn.track_running_stats and bn.num_batches_tracked is not None:
-        bn.num_batches_tracked.add_(1)
-        if bn.momentum is None:
-            momentum = 1.0 / float(bn.num_batches_tracked)
-    tracked = not bn.training or bn.track_running_stats
+    try:  # past the module's own way of finding them, which takes longer than all the rest here
+        parameters, buffers = bn._parameters, bn._buffers
+        weight, bias = parameters["weight"], parameters["bias"]
+        running_mean, running_var = buffers["running_mean"], buffers["running_var"]
+        batches = buffers["num_batches_tracked"]
+    except KeyError:  # plain attributes, as in a replica of nn.DataParallel
+        weight, bias = bn.weight, bn.bias
+        running_mean, running_var, batches = bn.running_mean, bn.running_var, bn.num_batches_tracked
+    training, tracked, momentum = bn.training, bn.track_running_stats, bn.momentum
+    if training and tracked and batches is not None:
+        batches.add_(1)
+        if momentum is None:
+            momentum = 1.0 / float(batches)
+    if training and not tracked:
+        running_mean = running_var = None
     return (
-        bn.weight,
-        bn.bias,
-        bn.running_mean if tracked else None,
-        bn.running_var if tracked else None,
-        bn.training or bn.running_mean is None,
-        momentum,
+        weight,
+        bias,
+        running_mean,
+        running_var,
+        training or running_mean is None,
+        0.0 if momentum is None else momentum,
         bn.eps,
     )
 

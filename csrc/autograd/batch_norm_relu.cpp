@@ -41,8 +41,13 @@ Outputs call(
   return op.call(z, weight, bias, running_mean, running_var, training, momentum, eps);
 }
 
+// What forward returns past autograd, for which these are no outputs.
+struct Statistics {
+  Tensor mean, rstd;  // [C]
+};
+
 struct BatchNormRelu : torch::autograd::Function<BatchNormRelu> {
-  static variable_list forward(
+  static Tensor forward(  // [N, C, *]
       AutogradContext* ctx,
       const Tensor& z,                     // [N, C, *]
       const OptionalTensor& weight,        // [C]
@@ -51,14 +56,15 @@ struct BatchNormRelu : torch::autograd::Function<BatchNormRelu> {
       const OptionalTensor& running_var,   // [C]
       bool training,
       double momentum,
-      double eps) {
+      double eps,
+      Statistics* statistics) {
     auto [y, mean, rstd] =
         call(z, weight, bias, running_mean, running_var, training, momentum, eps);
     ctx->save_for_backward({z, undefined_or(weight), undefined_or(bias), mean, rstd});
     ctx->saved_data["training"] = training;
     ctx->set_materialize_grads(false);
-    ctx->mark_non_differentiable({mean, rstd});
-    return {y, mean, rstd};
+    *statistics = {mean, rstd};
+    return y;
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
@@ -66,7 +72,7 @@ struct BatchNormRelu : torch::autograd::Function<BatchNormRelu> {
     static const auto op = c10::Dispatcher::singleton()
                                .findSchemaOrThrow("trgl::batch_norm_relu_backward", "")
                                .typed<Backward>();
-    variable_list wanted(8);
+    variable_list wanted(9);
     if (!grads[0].defined()) {
       return wanted;
     }
@@ -106,9 +112,10 @@ Outputs batch_norm_relu(
   if (!recorded) {
     return call(z, weight, bias, running_mean, running_var, training, momentum, eps);
   }
-  auto outputs =
-      BatchNormRelu::apply(z, weight, bias, running_mean, running_var, training, momentum, eps);
-  return {outputs[0], outputs[1], outputs[2]};
+  Statistics of;
+  const Tensor y = BatchNormRelu::apply(
+      z, weight, bias, running_mean, running_var, training, momentum, eps, &of);
+  return {y, of.mean, of.rstd};
 }
 
 }  // namespace

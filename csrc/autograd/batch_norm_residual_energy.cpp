@@ -47,6 +47,11 @@ struct Options {
   bool with_energy;
 };
 
+// What forward returns past autograd, for which these are no outputs.
+struct Statistics {
+  Tensor mean, rstd;  // [C]
+};
+
 Outputs call(
     const Tensor& z,
     const Tensor& x,
@@ -75,7 +80,8 @@ struct BatchNormResidualEnergy : torch::autograd::Function<BatchNormResidualEner
       const OptionalTensor& running_mean,  // [C]
       const OptionalTensor& running_var,   // [C]
       const OptionalTensor& keep,          // [N]
-      const Options& options) {
+      const Options& options,
+      Statistics* statistics) {
     auto [y, energy, mean, rstd] =
         call(z, x, weight, bias, running_mean, running_var, keep, options);
     const bool relu = options.activation == "relu";
@@ -92,12 +98,11 @@ struct BatchNormResidualEnergy : torch::autograd::Function<BatchNormResidualEner
     ctx->saved_data["p"] = options.p;
     ctx->saved_data["x_type"] = static_cast<int64_t>(x.scalar_type());
     ctx->set_materialize_grads(false);
-    if (options.with_energy) {
-      ctx->mark_non_differentiable({mean, rstd});
-    } else {
-      ctx->mark_non_differentiable({mean, rstd, energy});
+    if (!options.with_energy) {
+      ctx->mark_non_differentiable({energy});
     }
-    return {y, energy, mean, rstd};
+    *statistics = {mean, rstd};
+    return {y, energy};
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
@@ -125,6 +130,7 @@ struct BatchNormResidualEnergy : torch::autograd::Function<BatchNormResidualEner
         wants_x ? (passes ? grads[0] : grad_x) : Tensor(),
         wants_weight ? grad_weight : Tensor(),
         wants_bias ? grad_bias : Tensor(),
+        Tensor(),
         Tensor(),
         Tensor(),
         Tensor(),
@@ -158,9 +164,10 @@ Outputs batch_norm_residual_energy(
   if (!recorded) {
     return call(z, x, weight, bias, running_mean, running_var, keep, options);
   }
-  auto outputs =
-      BatchNormResidualEnergy::apply(z, x, weight, bias, running_mean, running_var, keep, options);
-  return {outputs[0], outputs[1], outputs[2], outputs[3]};
+  Statistics of;
+  auto outputs = BatchNormResidualEnergy::apply(
+      z, x, weight, bias, running_mean, running_var, keep, options, &of);
+  return {outputs[0], outputs[1], of.mean, of.rstd};
 }
 
 }  // namespace

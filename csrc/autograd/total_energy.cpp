@@ -8,6 +8,7 @@ namespace trgl::autograd {
 namespace {
 
 using Forward = Tensor(at::TensorList, at::ArrayRef<double>);
+using Backward = std::vector<Tensor>(const Tensor&, c10::SymIntArrayRef, at::ArrayRef<double>);
 
 // Linear: it saves nothing, and its backward can be differentiated.
 struct TotalEnergy : torch::autograd::Function<TotalEnergy> {
@@ -30,13 +31,20 @@ struct TotalEnergy : torch::autograd::Function<TotalEnergy> {
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     const auto sizes = ctx->saved_data["sizes"].toSymIntVector();
     const auto weights = ctx->saved_data["weights"].toDoubleVector();
-    variable_list wanted(weights.size() + 1);
-    for (size_t m = 0; m < weights.size(); ++m) {
-      if (ctx->needs_input_grad(m)) {
+    variable_list wanted;
+    if (c10::GradMode::is_enabled()) {
+      for (size_t m = 0; m < weights.size(); ++m) {
         const c10::SymFloat share = c10::SymFloat(weights[m]) / c10::SymFloat(sizes[m]);
-        wanted[m] = grads[0].mul(at::Scalar(share)).expand_symint({sizes[m]});
+        wanted.push_back(grads[0].mul(at::Scalar(share)).expand_symint({sizes[m]}));
       }
+    } else {
+      static const auto op = c10::Dispatcher::singleton()
+                                 .findSchemaOrThrow("trgl::_total_energy_backward", "")
+                                 .typed<Backward>();
+      at::AutoDispatchBelowADInplaceOrView below;
+      wanted = op.call(grads[0], sizes, weights);
     }
+    wanted.emplace_back();
     return wanted;
   }
 };

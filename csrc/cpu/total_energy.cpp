@@ -1,7 +1,10 @@
-// The weighted sum of mean energies on the CPU: C = Σ_m w_m · mean_i e_{m,i}, in double precision.
+// The weighted sum of mean energies on the CPU, C = Σ_m w_m · mean_i e_{m,i} in double precision, and
+// the gradients of the energies, ∂L/∂e_{m,i} = ∂L/∂C · w_m / N_m.
 
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
+
+#include <vector>
 
 #include "engine.h"
 
@@ -44,10 +47,29 @@ Tensor total_energy(
   return cost;
 }
 
+std::vector<Tensor> total_energy_backward(
+    const Tensor& grad,  // []
+    at::IntArrayRef sizes,
+    at::ArrayRef<double> weights) {
+  check_type("_total_energy_backward", "grad", grad);
+  std::vector<Tensor> grads;  // each [N]
+  for_type(grad.scalar_type(), [&](auto t) {
+    using T = decltype(t);
+    const double value = *grad.const_data_ptr<T>();
+    for (size_t m = 0; m < weights.size(); ++m) {
+      const double share = value * (weights[m] / static_cast<double>(sizes[m]));
+      grads.push_back(at::empty({sizes[m]}, grad.options()));
+      std::fill_n(grads[m].template mutable_data_ptr<T>(), sizes[m], static_cast<T>(share));
+    }
+  });
+  return grads;
+}
+
 }  // namespace
 
 TORCH_LIBRARY_IMPL(trgl, CPU, m) {
   m.impl("_total_energy", &total_energy);
+  m.impl("_total_energy_backward", &total_energy_backward);
 }
 
 }  // namespace trgl::cpu

@@ -115,7 +115,7 @@ def _accumulates(total: Any, gradient: Any, alpha: float = 1) -> bool:
         and isinstance(gradient, Tensor)
         and (total.shape, total.dtype, alpha) == (gradient.shape, gradient.dtype, 1)
         and sys.getrefcount(total) <= _ALONE_OBJECT
-        and total._use_count() <= _ALONE
+        and total._use_count() <= _ALONE  # type: ignore[attr-defined, unused-ignore]
         and torch._C._storage_Use_Count(total.untyped_storage()._cdata) <= _ALONE_STORAGE
         and total.untyped_storage().nbytes() == total.numel() * total.element_size()
     )

@@ -72,7 +72,7 @@ class Regularized(nn.Module):
         z: Tensor,  # [N, C, *]
     ) -> Tensor:  # [N, C, *]
         """relu(bn(z)), in one pass where both are ordinary."""
-        if not (fusible(bn) and rectifies(relu)):
+        if not fusible(bn, relu):
             y: Tensor = relu(bn(z))
             return y
         y, _mean, _rstd = torch.ops.trgl.batch_norm_relu.default(z, *batch_norm_arguments(bn, z))
@@ -87,7 +87,7 @@ class Regularized(nn.Module):
     ) -> Tensor:  # [N, C', H', W']
         """conv(relu(bn(z))); with recompute="activation" autograd keeps z alone."""
         rebuilt = self.recompute == "activation" and rebuilds(conv)
-        if rebuilt and fusible(bn) and rectifies(relu):
+        if rebuilt and fusible(bn, relu):
             return batch_norm_relu_convolution(z, bn, conv)
         out: Tensor = conv(self.activate(bn, relu, z))
         return out

@@ -1,6 +1,6 @@
-"""Schema, default kernel and fake of the weighted sum of mean energies.
+"""Schemas, default kernels and fakes of the weighted sum of mean energies and of its gradients.
 
-    C = Σ_m w_m · mean_i e_{m,i}
+    C = Σ_m w_m · mean_i e_{m,i},   ∂L/∂e_{m,i} = ∂L/∂C · w_m / N_m
 
 Internal: `EnergyCollector.total` calls it. One operator, because the means and sums of a few
 numbers that it replaces cost as much as the rest of a small block.
@@ -42,3 +42,30 @@ def _fake(
 
 
 define("_total_energy(Tensor[] energies, float[] weights) -> Tensor", total_energy, _fake)
+
+
+def total_energy_backward(
+    grad: Tensor,  # []
+    sizes: list[int],
+    weights: list[float],
+) -> list[Tensor]:  # each [N]
+    """The gradients of the energies, given how many samples each has."""
+    return [
+        (grad * (weight / max(size, 1))).expand(size).contiguous()
+        for size, weight in zip(sizes, weights, strict=True)
+    ]
+
+
+def _fake_backward(
+    grad: Tensor,  # []
+    sizes: list[int],
+    weights: list[float],
+) -> list[Tensor]:  # each [N]
+    return [grad.new_empty(size) for size in sizes]
+
+
+define(
+    "_total_energy_backward(Tensor grad, SymInt[] sizes, float[] weights) -> Tensor[]",
+    total_energy_backward,
+    _fake_backward,
+)
