@@ -1,5 +1,5 @@
-// The weighted sum of mean energies on the CPU, C = Σ_m w_m · mean_i e_{m,i} in double precision, and
-// the gradients of the energies, ∂L/∂e_{m,i} = ∂L/∂C · w_m / N_m.
+// The weighted sum of mean energies on the CPU, C = Σ_m w_m · mean_i e_{m,i} in double precision,
+// and the gradients of the energies, ∂L/∂e_{m,i} = ∂L/∂C · w_m / N_m.
 
 #include <ATen/ops/empty.h>
 #include <torch/library.h>

@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 from oracle import DEVICE, FORWARD_MODE_SCRIPTS, READS_GRAD
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from trgl_kernels import (
@@ -167,12 +167,16 @@ def test_a_recomputation_outside_a_scope_collects_nothing() -> None:
     assert len(energies) == 0
 
 
+def total_of(energies: list[Tensor], weights: list[float]) -> Tensor:
+    return torch.ops.trgl._total_energy.default(energies, weights)
+
+
 def test_total_of_energies_of_several_sizes_and_types() -> None:
     energies = [torch.rand(n, dtype=dtype) for n in (3, 5, 3) for dtype in (torch.float32,) * 2]
     energies.append(torch.rand(3, dtype=torch.float64))
     leaves = [e.requires_grad_() for e in energies]
     weights = [0.5, 2.0, 1.0, 1.0, 0.25, 4.0, 1.0]
-    total = torch.ops.trgl._total_energy.default(leaves, weights)
+    total = total_of(leaves, weights)
     expected = sum(w * e.double().mean() for w, e in zip(weights, leaves, strict=True))
     assert total.dtype == torch.float64
     torch.testing.assert_close(total, expected, rtol=1e-6, atol=0)  # float32 means
@@ -180,6 +184,18 @@ def test_total_of_energies_of_several_sizes_and_types() -> None:
         weights, leaves, torch.autograd.grad(total, leaves), strict=True
     ):
         torch.testing.assert_close(gradient, torch.full_like(leaf, weight / len(leaf)))
+    recorded = torch.autograd.grad(3.0 * total_of(leaves, weights), leaves, create_graph=True)
+    plain = torch.autograd.grad(3.0 * total_of(leaves, weights), leaves)
+    for one, other in zip(recorded, plain, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_gradients_of_a_total_have_an_operator() -> None:
+    arguments = (torch.tensor(6.0), [3, 0, 2], [0.5, 2.0, 1.0])
+    torch.library.opcheck(torch.ops.trgl._total_energy_backward.default, arguments)
+    found = torch.ops.trgl._total_energy_backward.default(*arguments)
+    for gradient, expected in zip(found, ([1.0] * 3, [], [3.0] * 2), strict=True):
+        torch.testing.assert_close(gradient, torch.tensor(expected))
 
 
 @FORWARD_MODE_SCRIPTS
