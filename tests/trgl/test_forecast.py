@@ -83,6 +83,8 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_predicts_what_is_measured(name) -> None:
     build, options = CASES[name]
+    if "autocast" in options and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("PyTorch unrolls bfloat16 maps where oneDNN cannot convolve them")
     greedy = build()
     # with maps of a few KiB, what operators keep for their sums is more than 3 % of a step
     batch = 256 if "encoder" in name else 8
