@@ -41,11 +41,6 @@ Outputs call(
   return op.call(z, weight, bias, running_mean, running_var, training, momentum, eps);
 }
 
-// What forward returns past autograd, for which these are no outputs.
-struct Statistics {
-  Tensor mean, rstd;  // [C]
-};
-
 struct BatchNormRelu : torch::autograd::Function<BatchNormRelu> {
   static Tensor forward(  // [N, C, *]
       AutogradContext* ctx,

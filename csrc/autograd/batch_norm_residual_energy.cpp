@@ -47,11 +47,6 @@ struct Options {
   bool with_energy;
 };
 
-// What forward returns past autograd, for which these are no outputs.
-struct Statistics {
-  Tensor mean, rstd;  // [C]
-};
-
 Outputs call(
     const Tensor& z,
     const Tensor& x,

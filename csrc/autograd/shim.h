@@ -74,6 +74,12 @@ inline Tensor saved_output(const Tensor& y) {
   return y.tensor_data();
 }
 
+// What a forward with batch normalization returns past autograd: an output costs time even where it
+// has no gradient.
+struct Statistics {
+  Tensor mean, rstd;  // [C]
+};
+
 // Autograd counts the changes of a tensor, to find a saved one that was overwritten.
 inline void count_change(const OptionalTensor& statistic) {
   if (statistic && !statistic->is_inference()) {
