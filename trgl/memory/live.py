@@ -107,6 +107,7 @@ def _accumulates(total: Any, gradient: Any, alpha: float = 1) -> bool:
     """Whether autograd adds a gradient to one that nobody else holds.
 
     It does so in place, but refuses to with tensors that are subclasses, as those without data are.
+    (`_use_count` is missing in the types that torch 2.14 ships, but not in torch.)
     """
     return (
         torch._C._current_graph_task_id() != -1  # in a backward pass
