@@ -14,10 +14,10 @@
 namespace trgl::cpu {
 namespace {
 
-template <class T, class A = Accumulator<T>>
+template <class T, class R, class A = Accumulator<T>>
 struct Forward {
   const T* x;      // [N, D]
-  const T* r;      // [N, D]
+  const R* r;      // [N, D]
   T* y;            // [N, D]
   const A* scale;  // [C]
   const A* keep;   // [N]
@@ -27,13 +27,13 @@ struct Forward {
   const Geometry* geometry;
 };
 
-template <class T, Power P>
+template <class T, class R, Power P>
 struct ForwardKernel {
   using A = Accumulator<T>;
 
   template <int W, class Factor>
   static TRGL_INLINE simd::Vector<A, W> element(
-      const Forward<T>& a, int64_t at, int64_t i, const Factor& factor) {
+      const Forward<T, R>& a, int64_t at, int64_t i, const Factor& factor) {
     const auto q = simd::load<W>(a.r + at) * factor.template at<W>(i);
     const auto u = simd::load<W>(a.x + at) + q;
     simd::store<W>(a.y + at, simd::at_least<A, W>(u, a.floor));
@@ -45,9 +45,9 @@ struct ForwardKernel {
   }
 
   template <int BYTES>
-  static TRGL_INLINE void run(const Forward<T>* args, int64_t first, int64_t last) {
+  static TRGL_INLINE void run(const Forward<T, R>* args, int64_t first, int64_t last) {
     constexpr int W = BYTES / sizeof(A);
-    const Forward<T>& a = *args;
+    const Forward<T, R>& a = *args;
     const Geometry& g = *a.geometry;
     for_tiles(
         g, first, last,
@@ -83,21 +83,23 @@ std::tuple<Tensor, Tensor> residual_energy(
   const Geometry g(x, format, scale);
   const auto type = c10::promoteTypes(x.scalar_type(), r.scalar_type());
   const auto sums = accumulator_type(type);
-  const Tensor xs = as(x, type, format), rs = as(r, type, format);
+  const auto residue = residue_type(type, r.scalar_type());
+  const Tensor xs = as(x, type, format), rs = as(r, residue, format);
   const OptionalTensor scales = as_vector(scale, sums), keeps = as_vector(keep, sums);
   Tensor y = at::empty_like(xs, xs.options(), format);
   Tensor energy = at::empty({with_energy ? g.batch : 0}, x.options().dtype(sums));
   Tensor partial = partial_energies(energy, g);
-  for_type(type, [&](auto t) {
+  for_types(type, residue, [&](auto t, auto u) {
     using T = decltype(t);
+    using R = decltype(u);
     using A = Accumulator<T>;
-    const Forward<T> args{
-        xs.const_data_ptr<T>(),  rs.const_data_ptr<T>(),          y.mutable_data_ptr<T>(),
+    const Forward<T, R> args{
+        xs.const_data_ptr<T>(),  rs.const_data_ptr<R>(),          y.mutable_data_ptr<T>(),
         data_or_null<A>(scales), data_or_null<A>(keeps),          partial.mutable_data_ptr<A>(),
         static_cast<A>(p),       activation_floor<A>(activation), &g};
     for_power(with_energy, p, [&](auto power) {
       parallel_for(g.batch * g.tiles, g.tile, [&](int64_t first, int64_t last) {
-        simd::dispatch<ForwardKernel<T, power()>>(&args, first, last);
+        simd::dispatch<ForwardKernel<T, R, power()>>(&args, first, last);
       });
     });
     add_energies<A>(partial, g, energy);

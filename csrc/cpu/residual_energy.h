@@ -7,6 +7,8 @@
 
 #include <ATen/ops/empty.h>
 
+#include <type_traits>
+
 #include "engine.h"
 #include "partial_sums.h"
 
@@ -104,6 +106,28 @@ void add_energies(const Tensor& partial, const Geometry& g, Tensor& energy) {
   if (!partial.is_same(energy)) {
     add_parts(partial.const_data_ptr<A>(), g.batch, g.tiles, energy.mutable_data_ptr<A>());
   }
+}
+
+// The type in which r is read and its gradient written, beside maps of `type`: r's own on a stream
+// in float32, as autocast has it, so that no map is copied to be read; elsewhere `type`.
+inline at::ScalarType residue_type(at::ScalarType type, at::ScalarType r) {
+  return type == at::kFloat && (r == at::kBFloat16 || r == at::kHalf) ? r : type;
+}
+
+// Calls f with values of the C++ types that stand for `type` and for what residue_type gave.
+template <class F>
+void for_types(at::ScalarType type, at::ScalarType residue, const F& f) {
+  for_type(type, [&](auto t) {
+    if constexpr (std::is_same_v<decltype(t), float>) {
+      if (residue == at::kBFloat16) {
+        return f(t, c10::BFloat16{});
+      }
+      if (residue == at::kHalf) {
+        return f(t, c10::Half{});
+      }
+    }
+    f(t, t);
+  });
 }
 
 // The factor of r: one for a whole segment, or one per lane.

@@ -19,17 +19,17 @@
 namespace trgl::cpu {
 namespace {
 
-template <class T, class A = Accumulator<T>>
+template <class T, class R, class A = Accumulator<T>>
 struct Backward {
   const T* grad_y;       // [N, D]
   const A* grad_energy;  // [N]
   const T* y;            // [N, D], only with a ReLU
-  const T* r;            // [N, D]; the output where x is read
+  const R* r;            // [N, D]; the output where x is read
   const T* x;            // [N, D], only where q is recovered
   const A* scale;        // [C]
   const A* keep;         // [N]
   T* grad_x;             // [N, D] or null
-  T* grad_r;             // [N, D] or null
+  R* grad_r;             // [N, D] or null
   A* grad_scale;         // [N, tiles, C] or null
   A p;
   const Geometry* geometry;
@@ -38,14 +38,14 @@ struct Backward {
 // What lies between the output and q: nothing, a ReLU, or a subtraction in place of keep·scale·r.
 enum class Way { plain, masked, recovered };
 
-template <class T, Power P, Way WAY>
+template <class T, class R, Power P, Way WAY>
 struct BackwardKernel {
   using A = Accumulator<T>;
 
   // Writes the gradients of x and r; returns that of keep·scale·r times keep·r, scale's part.
   template <int W, class Factor>
   static TRGL_INLINE simd::Vector<A, W> element(
-      const Backward<T>& a, int64_t at, int64_t i, const Factor& factor, A keep, A weight) {
+      const Backward<T, R>& a, int64_t at, int64_t i, const Factor& factor, A keep, A weight) {
     auto grad = simd::load<W>(a.grad_y + at);
     if constexpr (WAY == Way::masked) {
       grad = simd::mask<A, W>(grad, simd::load<W>(a.y + at));
@@ -67,9 +67,9 @@ struct BackwardKernel {
   }
 
   template <int BYTES>
-  static TRGL_INLINE void run(const Backward<T>* args, int64_t first, int64_t last) {
+  static TRGL_INLINE void run(const Backward<T, R>* args, int64_t first, int64_t last) {
     constexpr int W = BYTES / sizeof(A);
-    const Backward<T>& a = *args;
+    const Backward<T, R>& a = *args;
     const Geometry& g = *a.geometry;
     for_tiles(
         g, first, last,
@@ -143,17 +143,20 @@ std::tuple<Tensor, Tensor, Tensor> residual_energy_backward(
   const Geometry g(r, format, scale);
   const auto type = c10::promoteTypes(x_type, r.scalar_type());
   const auto sums = accumulator_type(type);
-  const Tensor rs = as(r, type, format);
-  const Tensor grad = grad_y ? as(*grad_y, type, format) : at::zeros_like(rs);
+  const auto residue = residue_type(type, r.scalar_type());
+  const Tensor rs = as(r, residue, format);
+  const Tensor grad =
+      grad_y ? as(*grad_y, type, format) : at::zeros_like(rs, rs.options().dtype(type), format);
   const OptionalTensor mask = y ? OptionalTensor(as(*y, type, format)) : std::nullopt;
   const bool recovers = x && grad_energy;  // without an energy no gradient depends on q
   const OptionalTensor xs = recovers ? OptionalTensor(as(*x, type, format)) : std::nullopt;
   const OptionalTensor scales = as_vector(scale, sums), keeps = as_vector(keep, sums);
   const OptionalTensor weights = as_vector(grad_energy, sums);
-  const auto wanted = [&](bool wants) {
-    return wants ? at::empty_like(rs, rs.options(), format) : at::empty({0}, r.options());
+  const auto wanted = [&](bool wants, at::ScalarType of) {
+    return wants ? at::empty_like(rs, rs.options().dtype(of), format)
+                 : at::empty({0}, r.options().dtype(of));
   };
-  Tensor grad_x = wanted(output_mask[0]), grad_r = wanted(output_mask[1]);
+  Tensor grad_x = wanted(output_mask[0], type), grad_r = wanted(output_mask[1], residue);
   const bool wants_scale = output_mask[2] && scale;
   Tensor grad_scale = at::empty({0}, r.options());
   Tensor partial;
@@ -161,32 +164,37 @@ std::tuple<Tensor, Tensor, Tensor> residual_energy_backward(
     grad_scale = at::empty(scale->sizes(), r.options().dtype(sums));
     partial = at::empty({g.batch * g.tiles, g.channels}, grad_scale.options());
   }
-  for_type(type, [&](auto t) {
+  for_types(type, residue, [&](auto t, auto u) {
     using T = decltype(t);
+    using R = decltype(u);
     using A = Accumulator<T>;
-    const Backward<T> args{
+    const Backward<T, R> args{
         grad.const_data_ptr<T>(),
         data_or_null<A>(weights),
         data_or_null<T>(mask),
-        rs.const_data_ptr<T>(),
+        rs.const_data_ptr<R>(),
         data_or_null<T>(xs),
         data_or_null<A>(scales),
         data_or_null<A>(keeps),
         output_mask[0] ? grad_x.mutable_data_ptr<T>() : nullptr,
-        output_mask[1] ? grad_r.mutable_data_ptr<T>() : nullptr,
+        output_mask[1] ? grad_r.mutable_data_ptr<R>() : nullptr,
         wants_scale ? partial.mutable_data_ptr<A>() : nullptr,
         static_cast<A>(p),
         &g};
     for_power(weights.has_value(), p, [&](auto power) {
       parallel_for(g.batch * g.tiles, g.tile, [&](int64_t first, int64_t last) {
         if (mask) {
-          simd::dispatch<BackwardKernel<T, power(), Way::masked>>(&args, first, last);
+          simd::dispatch<BackwardKernel<T, R, power(), Way::masked>>(&args, first, last);
         } else if constexpr (power() == Power::none) {
-          simd::dispatch<BackwardKernel<T, power(), Way::plain>>(&args, first, last);
-        } else if (recovers) {
-          simd::dispatch<BackwardKernel<T, power(), Way::recovered>>(&args, first, last);
+          simd::dispatch<BackwardKernel<T, R, power(), Way::plain>>(&args, first, last);
         } else {
-          simd::dispatch<BackwardKernel<T, power(), Way::plain>>(&args, first, last);
+          if constexpr (std::is_same_v<T, R>) {  // the output has the type of the stream
+            if (recovers) {
+              simd::dispatch<BackwardKernel<T, R, power(), Way::recovered>>(&args, first, last);
+              return;
+            }
+          }
+          simd::dispatch<BackwardKernel<T, R, power(), Way::plain>>(&args, first, last);
         }
       });
     });

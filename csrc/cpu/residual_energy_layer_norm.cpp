@@ -17,10 +17,10 @@ namespace {
 
 using namespace layer_norm;
 
-template <class T, class A = Accumulator<T>>
+template <class T, class R, class A = Accumulator<T>>
 struct Forward {
   const T* x;       // [N, *, C]
-  const T* r;       // [N, *, C]
+  const R* r;       // [N, *, C]
   T* y;             // [N, *, C]
   T* normed;        // [N, *, C]
   const A* weight;  // [C] or null
@@ -37,7 +37,7 @@ struct Forward {
   int64_t tiles;  // in a sample
 };
 
-template <class T, Power P>
+template <class T, class R, Power P>
 struct ForwardKernel {
   using A = Accumulator<T>;
 
@@ -50,7 +50,11 @@ struct ForwardKernel {
   // Writes y; returns q's share of the energy and adds y to its row's sum.
   template <int W, class Factor>
   static TRGL_INLINE simd::Vector<A, W> add(
-      const Forward<T>& a, int64_t at, int64_t i, const Factor& factor, simd::Vector<A, W>& sum) {
+      const Forward<T, R>& a,
+      int64_t at,
+      int64_t i,
+      const Factor& factor,
+      simd::Vector<A, W>& sum) {
     const auto q = simd::load<W>(a.r + at + i) * factor.template at<W>(i);
     const simd::Vector<A, W> u = simd::load<W>(a.x + at + i) + q;
     simd::store<W>(a.y + at + i, u);
@@ -65,7 +69,7 @@ struct ForwardKernel {
   // Writes a row of y; returns its sum but for the rounding to y's type.
   template <int W, class Factor>
   static TRGL_INLINE A
-  add_row(const Forward<T>& a, int64_t at, const Factor& factor, Energy<W>& energy) {
+  add_row(const Forward<T, R>& a, int64_t at, const Factor& factor, Energy<W>& energy) {
     RowSum<A, W> sum;
     simd::Vector<A, W> run{};
     for_row<W>(
@@ -86,7 +90,7 @@ struct ForwardKernel {
 
   // Mean and variance of a row of y from its distances to `near`, the mean but for its rounding.
   template <int W>
-  static TRGL_INLINE std::pair<A, double> moments(const Forward<T>& a, int64_t at, A near) {
+  static TRGL_INLINE std::pair<A, double> moments(const Forward<T, R>& a, int64_t at, A near) {
     RowSum<A, W> distance, squares;
     for_row<W>(
         a.rows->width,
@@ -111,7 +115,7 @@ struct ForwardKernel {
   }
 
   template <int W>
-  static TRGL_INLINE void normalize(const Forward<T>& a, int64_t at, int64_t i, A mean, A rstd) {
+  static TRGL_INLINE void normalize(const Forward<T, R>& a, int64_t at, int64_t i, A mean, A rstd) {
     simd::Vector<A, W> v = (simd::load<W>(a.y + at + i) - mean) * rstd;
     if (a.weight) {
       v = v * simd::load<W>(a.weight + i);
@@ -123,9 +127,9 @@ struct ForwardKernel {
   }
 
   template <int BYTES>
-  static TRGL_INLINE void run(const Forward<T>* args, int64_t first, int64_t last) {
+  static TRGL_INLINE void run(const Forward<T, R>* args, int64_t first, int64_t last) {
     constexpr int W = BYTES / sizeof(A);
-    const Forward<T>& a = *args;
+    const Forward<T, R>& a = *args;
     const int64_t width = a.rows->width;
     for (int64_t unit = first; unit < last; ++unit) {
       const int64_t n = unit / a.tiles, begin = unit % a.tiles * a.tile;
@@ -172,7 +176,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> residual_energy_layer_norm(
   const auto type = c10::promoteTypes(x.scalar_type(), r.scalar_type());
   const auto sums = accumulator_type(type);
   const auto options = x.options().dtype(sums);
-  const Tensor xs = as(x, type, format), rs = as(r, type, format);
+  const auto residue = residue_type(type, r.scalar_type());
+  const Tensor xs = as(x, type, format), rs = as(r, residue, format);
   const OptionalTensor weights = as_vector(weight, sums), biases = as_vector(bias, sums);
   const OptionalTensor scales = as_vector(scale, sums), keeps = as_vector(keep, sums);
   Tensor y = at::empty(x.sizes(), xs.options()), normed = at::empty(x.sizes(), xs.options());
@@ -182,12 +187,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> residual_energy_layer_norm(
   const int64_t tile = rows.height(kTile), tiles = divide_up(rows.size, tile);
   const bool direct = tiles == 1;  // a sample's only partial sum is its energy
   Tensor partial = direct || !with_energy ? energy : at::empty({rows.batch, tiles}, options);
-  for_type(type, [&](auto t) {
+  for_types(type, residue, [&](auto t, auto u) {
     using T = decltype(t);
+    using R = decltype(u);
     using A = Accumulator<T>;
-    const Forward<T> args{
+    const Forward<T, R> args{
         xs.const_data_ptr<T>(),
-        rs.const_data_ptr<T>(),
+        rs.const_data_ptr<R>(),
         y.mutable_data_ptr<T>(),
         normed.mutable_data_ptr<T>(),
         data_or_null<A>(weights),
@@ -204,7 +210,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> residual_energy_layer_norm(
         tiles};
     for_power(with_energy, p, [&](auto power) {
       parallel_for(rows.batch * tiles, tile * rows.width, [&](int64_t first, int64_t last) {
-        simd::dispatch<ForwardKernel<T, power()>>(&args, first, last);
+        simd::dispatch<ForwardKernel<T, R, power()>>(&args, first, last);
       });
     });
     if (with_energy && !direct) {

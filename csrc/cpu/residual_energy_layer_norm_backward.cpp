@@ -62,12 +62,13 @@ Outputs residual_energy_layer_norm_backward(
   constexpr auto format = at::MemoryFormat::Contiguous;
   const auto type = y.scalar_type();
   const auto sums = accumulator_type(type);
-  const auto map = [&](const OptionalTensor& t) {
-    return t ? OptionalTensor(as(*t, type, format)) : std::nullopt;
+  const auto residue = residue_type(type, r_type);
+  const auto map = [&](const OptionalTensor& t, at::ScalarType of) {
+    return t ? OptionalTensor(as(*t, of, format)) : std::nullopt;
   };
   const Tensor ys = as(y, type, format);
-  const OptionalTensor grad_ys = map(grad_y), grad_normeds = map(grad_normed);
-  const OptionalTensor rs = map(r), xs = map(x);
+  const OptionalTensor grad_ys = map(grad_y, type), grad_normeds = map(grad_normed, type);
+  const OptionalTensor rs = map(r, residue), xs = map(x, type);
   const Tensor means = as(mean, sums, format), rstds = as(rstd, sums, format);
   const OptionalTensor weights = as_vector(weight, sums), scales = as_vector(scale, sums);
   const OptionalTensor keeps = as_vector(keep, sums), slopes = as_vector(grad_energy, sums);
@@ -75,10 +76,10 @@ Outputs residual_energy_layer_norm_backward(
   const int64_t block = rows.height(4 * kTile);
   const int64_t blocks = divide_up(rows.batch * rows.size, block);
   const auto options = y.options().dtype(sums);
-  const auto wanted = [&](bool wants) {
-    return wants ? at::empty(y.sizes(), y.options()) : at::empty({0}, y.options());
+  const auto wanted = [&](bool wants, at::ScalarType of) {
+    return at::empty(wants ? y.sizes() : at::IntArrayRef{0}, y.options().dtype(of));
   };
-  Tensor grad_x = wanted(output_mask[0]), grad_r = wanted(output_mask[1]);
+  Tensor grad_x = wanted(output_mask[0], type), grad_r = wanted(output_mask[1], residue);
   const std::array<bool, 3> wants{wants_weight, wants_bias, wants_scale};
   const std::array<const OptionalTensor*, 3> vectors{&weight, &bias, &scale};
   std::array<Tensor, 3> gradients, partial;
@@ -86,18 +87,19 @@ Outputs residual_energy_layer_norm_backward(
     gradients[i] = at::empty(wants[i] ? (*vectors[i])->sizes() : at::IntArrayRef{0}, options);
     partial[i] = wants[i] && blocks != 1 ? at::empty({blocks, rows.width}, options) : gradients[i];
   }
-  for_type(type, [&](auto t) {
+  for_types(type, residue, [&](auto t, auto u) {
     using T = decltype(t);
+    using R = decltype(u);
     using A = Accumulator<T>;
     const auto sums_of = [&](int i) {
       return wants[i] ? partial[i].template mutable_data_ptr<A>() : nullptr;
     };
-    const Backward<T> args{
+    const Backward<T, R> args{
         data_or_null<T>(grad_ys),
         data_or_null<T>(grad_normeds),
         data_or_null<A>(slopes),
         ys.const_data_ptr<T>(),
-        data_or_null<T>(rs),
+        data_or_null<R>(rs),
         data_or_null<T>(xs),
         data_or_null<A>(weights),
         means.const_data_ptr<A>(),
@@ -105,7 +107,7 @@ Outputs residual_energy_layer_norm_backward(
         data_or_null<A>(scales),
         data_or_null<A>(keeps),
         output_mask[0] ? grad_x.mutable_data_ptr<T>() : nullptr,
-        output_mask[1] ? grad_r.mutable_data_ptr<T>() : nullptr,
+        output_mask[1] ? grad_r.mutable_data_ptr<R>() : nullptr,
         sums_of(0),
         sums_of(1),
         sums_of(2),
@@ -114,7 +116,7 @@ Outputs residual_energy_layer_norm_backward(
         block};
     for_power(with_energy, p, [&](auto power) {
       parallel_for(blocks, block * rows.width, [&](int64_t first, int64_t last) {
-        simd::dispatch<BackwardKernel<T, power()>>(&args, first, last);
+        simd::dispatch<BackwardKernel<T, R, power()>>(&args, first, last);
       });
     });
     for (int i = 0; i < 3; ++i) {

@@ -7,13 +7,13 @@
 
 namespace trgl::cpu::layer_norm {
 
-template <class T, class A = Accumulator<T>>
+template <class T, class R, class A = Accumulator<T>>
 struct Backward {
   const T* grad_y;       // [N, *, C] or null
   const T* grad_normed;  // [N, *, C] or null
   const A* grad_energy;  // [N] or null
   const T* y;            // [N, *, C]
-  const T* r;            // [N, *, C] or null
+  const R* r;            // [N, *, C] or null
   const T* x;            // [N, *, C] or null
   const A* weight;       // [C] or null
   const A* mean;         // [N, *]
@@ -21,7 +21,7 @@ struct Backward {
   const A* scale;        // [C] or null
   const A* keep;         // [N] or null
   T* grad_x;             // [N, *, C] or null
-  T* grad_r;             // [N, *, C] or null
+  R* grad_r;             // [N, *, C] or null
   A* grad_weight;        // [blocks, C] or null
   A* grad_bias;          // [blocks, C] or null
   A* grad_scale;         // [blocks, C] or null
@@ -42,13 +42,13 @@ TRGL_INLINE void add_to(A* sums, const simd::Vector<A, W>& value) {
   simd::store<W>(sums, simd::load<W>(sums) + value);
 }
 
-template <class T, Power P>
+template <class T, class R, Power P>
 struct BackwardKernel {
   using A = Accumulator<T>;
 
   template <int W>
   static TRGL_INLINE std::pair<simd::Vector<A, W>, simd::Vector<A, W>> affine(
-      const Backward<T>& a, const Row<A>& row, int64_t i) {
+      const Backward<T, R>& a, const Row<A>& row, int64_t i) {
     const auto grad = simd::load<W>(a.grad_normed + row.at + i);
     return {grad, (simd::load<W>(a.y + row.at + i) - row.mean) * row.rstd};
   }
@@ -56,7 +56,7 @@ struct BackwardKernel {
   // g and g·ŷ; adds to this block's sums for weight and bias.
   template <int W>
   static TRGL_INLINE std::pair<simd::Vector<A, W>, simd::Vector<A, W>> reduce(
-      const Backward<T>& a, const Row<A>& row, int64_t i, A* to_weight, A* to_bias) {
+      const Backward<T, R>& a, const Row<A>& row, int64_t i, A* to_weight, A* to_bias) {
     auto [g, y_hat] = affine<W>(a, row, i);
     if (to_weight) {
       add_to<W, A>(to_weight + i, g * y_hat);
@@ -72,7 +72,8 @@ struct BackwardKernel {
 
   // mean(g) and mean(g·ŷ) of a row.
   template <int W>
-  static TRGL_INLINE void reduce_row(const Backward<T>& a, Row<A>& row, A* to_weight, A* to_bias) {
+  static TRGL_INLINE void reduce_row(
+      const Backward<T, R>& a, Row<A>& row, A* to_weight, A* to_bias) {
     RowSum<A, W> sum_g, sum_gy;
     for_row<W>(
         a.rows->width,
@@ -95,7 +96,8 @@ struct BackwardKernel {
   }
 
   template <int W>
-  static TRGL_INLINE void write(const Backward<T>& a, const Row<A>& row, int64_t i, A* to_scale) {
+  static TRGL_INLINE void write(
+      const Backward<T, R>& a, const Row<A>& row, int64_t i, A* to_scale) {
     const int64_t at = row.at + i;
     auto grad = a.grad_y ? simd::load<W>(a.grad_y + at) : simd::Vector<A, W>{};
     if (a.grad_normed) {
@@ -138,9 +140,9 @@ struct BackwardKernel {
   }
 
   template <int BYTES>
-  static TRGL_INLINE void run(const Backward<T>* args, int64_t first, int64_t last) {
+  static TRGL_INLINE void run(const Backward<T, R>* args, int64_t first, int64_t last) {
     constexpr int W = BYTES / sizeof(A);
-    const Backward<T>& a = *args;
+    const Backward<T, R>& a = *args;
     const int64_t width = a.rows->width, count = a.rows->batch * a.rows->size;
     for (int64_t block = first; block < last; ++block) {
       A* to_weight = zeros(a.grad_weight, block, width);

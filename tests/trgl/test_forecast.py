@@ -14,7 +14,7 @@ from trgl.measure import measure_steps
 from trgl.memory import count_network
 from trgl.memory_table import network_of
 from trgl.zoo import subject
-from trgl_kernels import regularize
+from trgl_kernels import RegularizedResidual, regularize
 
 PENALTY = trgl.Transport(tau=0.5)
 
@@ -46,6 +46,11 @@ def vgg() -> trgl.GreedyNetwork:
     return trgl.split(model, 2, (3, 32, 32), 10, "conv", energy="displacement")
 
 
+def linear() -> trgl.GreedyNetwork:
+    blocks = (RegularizedResidual(nn.Linear(512, 512), activation="relu") for _ in range(4))
+    return trgl.split(nn.Sequential(*blocks), 2, (512,), 10, "linear")
+
+
 CASES = {
     "resnet110-vanilla": (lambda: resnet110("none"), {}),
     "resnet110-regularized": (lambda: resnet110("none"), {"transport": PENALTY}),
@@ -66,6 +71,7 @@ CASES = {
         {"transport": PENALTY},
     ),
     "resnet18-bfloat16": (resnet18, {"transport": PENALTY, "autocast": torch.bfloat16}),
+    "linear-bfloat16": (linear, {"transport": PENALTY, "autocast": torch.bfloat16}),
     "resnet18-channels-last": (
         lambda: resnet18().to(memory_format=torch.channels_last),
         {"transport": PENALTY},
@@ -83,11 +89,12 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_predicts_what_is_measured(name) -> None:
     build, options = CASES[name]
-    if "autocast" in options and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    convolves = name != "linear-bfloat16"
+    if convolves and "autocast" in options and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         pytest.skip("PyTorch unrolls bfloat16 maps where oneDNN cannot convolve them")
     greedy = build()
     # with maps of a few KiB, what operators keep for their sums is more than 3 % of a step
-    batch = 256 if "encoder" in name else 8
+    batch = 256 if "encoder" in name or "linear" in name else 8
     predicted = predict_steps(greedy, batch, **options)
     measured = measure_steps(greedy, batch, **options)
     assert [one.number for one in predicted] == [one.number for one in measured]
