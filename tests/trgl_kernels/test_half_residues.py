@@ -1,4 +1,4 @@
-"""A residue in half precision on a stream in float32, as autocast makes it: no copy, no other bit."""
+"""A half-precision residue on a float32 stream, as autocast makes it: no copy, no other bit."""
 
 import pytest
 import torch
