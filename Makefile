@@ -15,6 +15,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 CPP := $(shell find csrc -name '*.cpp' -o -name '*.h')
 OP_TESTS := tests/trgl_kernels/test_arguments.py \
+	tests/trgl_kernels/test_half_residues.py \
 	tests/trgl_kernels/test_residual_energy.py \
 	tests/trgl_kernels/test_residual_energy_autograd.py \
 	tests/trgl_kernels/test_residual_energy_recovery.py \

@@ -81,7 +81,7 @@ class EnergyCollector:
         while link is not None:  # by hand: this is once per module and batch
             energy, features, link = link
             energies.append(energy)
-            weights.append(1.0 / features if reduction == "mean" else 1.0)
+            weights.append(1.0 / (features or 1) if reduction == "mean" else 1.0)
         if not energies:
             raise refusal(
                 "total: at least one regularized block must run inside collect_energy()",

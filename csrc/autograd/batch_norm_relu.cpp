@@ -27,11 +27,11 @@ using Backward = Outputs(
     std::array<bool, 3>);
 
 Outputs call(
-    const Tensor& z,
-    const OptionalTensor& weight,
-    const OptionalTensor& bias,
-    const OptionalTensor& running_mean,
-    const OptionalTensor& running_var,
+    const Tensor& z,                     // [N, C, *]
+    const OptionalTensor& weight,        // [C]
+    const OptionalTensor& bias,          // [C]
+    const OptionalTensor& running_mean,  // [C]
+    const OptionalTensor& running_var,   // [C]
     bool training,
     double momentum,
     double eps) {

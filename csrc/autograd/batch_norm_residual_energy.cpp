@@ -48,13 +48,13 @@ struct Options {
 };
 
 Outputs call(
-    const Tensor& z,
-    const Tensor& x,
-    const OptionalTensor& weight,
-    const OptionalTensor& bias,
-    const OptionalTensor& running_mean,
-    const OptionalTensor& running_var,
-    const OptionalTensor& keep,
+    const Tensor& z,                     // [N, C, *]
+    const Tensor& x,                     // [N, C, *]
+    const OptionalTensor& weight,        // [C]
+    const OptionalTensor& bias,          // [C]
+    const OptionalTensor& running_mean,  // [C]
+    const OptionalTensor& running_var,   // [C]
+    const OptionalTensor& keep,          // [N]
     const Options& o) {
   static const auto op = c10::Dispatcher::singleton()
                              .findSchemaOrThrow("trgl::batch_norm_residual_energy", "")

@@ -10,7 +10,10 @@ using Forward = Tensor(const Tensor&, const Tensor&, double);
 using Backward = std::tuple<Tensor, Tensor>(
     const Tensor&, const Tensor&, const Tensor&, double, std::array<bool, 2>);
 
-Tensor call(const Tensor& x, const Tensor& y, double p) {
+Tensor call(
+    const Tensor& x,  // [N, *]
+    const Tensor& y,  // [N, *]
+    double p) {
   static const auto op = c10::Dispatcher::singleton()
                              .findSchemaOrThrow("trgl::displacement_energy", "")
                              .typed<Forward>();

@@ -30,11 +30,11 @@ using Backward = std::tuple<Tensor, Tensor, Tensor>(
     std::array<bool, 3>);
 
 std::tuple<Tensor, Tensor> call(
-    const Tensor& x,
-    const Tensor& r,
+    const Tensor& x,  // [N, C, *]
+    const Tensor& r,  // [N, C, *]
     std::string_view activation,
-    const OptionalTensor& scale,
-    const OptionalTensor& keep,
+    const OptionalTensor& scale,  // [C]
+    const OptionalTensor& keep,   // [N]
     double p,
     bool with_energy,
     bool recover) {
@@ -46,10 +46,10 @@ std::tuple<Tensor, Tensor> call(
 
 // Whether q = y − x may stand for keep·scale·r in backward, as the schema's file says.
 bool recoverable(
-    const Tensor& x,
-    const Tensor& r,
+    const Tensor& x,  // [N, C, *]
+    const Tensor& r,  // [N, C, *]
     std::string_view activation,
-    const OptionalTensor& scale,
+    const OptionalTensor& scale,  // [C]
     double p) {
   const auto type = x.scalar_type();
   return activation == "none" && p == 2.0 && type == r.scalar_type() &&

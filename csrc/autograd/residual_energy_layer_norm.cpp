@@ -37,13 +37,13 @@ using Backward = Outputs(
     std::array<bool, 5>);
 
 Outputs call(
-    const Tensor& x,
-    const Tensor& r,
-    const OptionalTensor& weight,
-    const OptionalTensor& bias,
+    const Tensor& x,               // [N, *, C]
+    const Tensor& r,               // [N, *, C]
+    const OptionalTensor& weight,  // [C]
+    const OptionalTensor& bias,    // [C]
     double eps,
-    const OptionalTensor& scale,
-    const OptionalTensor& keep,
+    const OptionalTensor& scale,  // [C]
+    const OptionalTensor& keep,   // [N]
     double p,
     bool with_energy,
     bool recover) {

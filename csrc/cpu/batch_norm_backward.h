@@ -56,14 +56,18 @@ void backward(const Backward<T>& a, const Rows& rows, const Finish& finish) {
   parallel_for(rows.blocks, rows.height * channels, [&](int64_t first, int64_t last) {
     simd::dispatch<RowReduce<T, P, FIRST>>(&a, &rows, first, last);
   });
-  for (int64_t c = 0; c < channels; ++c) {
-    Sums sums;
+  parallel_for(channels, rows.blocks, [&](int64_t first, int64_t last) {
+    std::vector<Sums> sums(last - first);
     for (int64_t b = 0; b < rows.blocks; ++b) {
-      sums.g += a.blocks[b * channels + c].g;
-      sums.gz += a.blocks[b * channels + c].gz;
+      for (int64_t c = first; c < last; ++c) {
+        sums[c - first].g += a.blocks[b * channels + c].g;
+        sums[c - first].gz += a.blocks[b * channels + c].gz;
+      }
     }
-    finish(c, sums);
-  }
+    for (int64_t c = first; c < last; ++c) {
+      finish(c, sums[c - first]);
+    }
+  });
   if (a.grad_z && !a.at_once) {
     parallel_for(rows.rows, channels, [&](int64_t first, int64_t last) {
       simd::dispatch<RowGradient<T, P, SECOND>>(&a, &rows, first, last);

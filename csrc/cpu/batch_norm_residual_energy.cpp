@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "batch_norm_forward.h"
+#include "partial_sums.h"
 
 namespace trgl::cpu {
 namespace {
@@ -34,17 +35,23 @@ void run(const Forward<T>& a, const Rows& rows, bool training) {
       [&](int64_t first, int64_t last) { simd::dispatch<RowApply<T, P>>(&a, &rows, first, last); });
 }
 
-// Where the partial energies of sample n are: `count` of them, `step` apart.
-struct Parts {
-  int64_t first, step, count;
-};
-
-Parts parts(const Planes& planes, int64_t n) {
-  return {n, planes.batch, planes.channels};
+// How many partial energies a sample has, and their sum: one of each channel, or of each tile.
+int64_t parts(const Planes& planes) {
+  return planes.channels;
 }
 
-Parts parts(const Rows& rows, int64_t n) {
-  return {n * rows.tiles, 1, rows.tiles};
+int64_t parts(const Rows& rows) {
+  return rows.tiles;
+}
+
+template <class A>
+void add_energies(const Planes& planes, const A* partial, A* energy) {  // [C, N] → [N]
+  add_rows(partial, planes.channels, planes.batch, energy);
+}
+
+template <class A>
+void add_energies(const Rows& rows, const A* partial, A* energy) {  // [N, tiles] → [N]
+  add_parts(partial, rows.batch, rows.tiles, energy);
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_residual_energy(
@@ -90,17 +97,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_residual_energy(
     a.floor = activation_floor<A>(activation);
     for_layout(z, format, [&](const auto& layout) {
       std::vector<Moments> moments(training ? layout.blocks * layout.channels : 0);
-      std::vector<A> partial(with_energy ? n * parts(layout, 0).count : 0);
+      std::vector<A> partial(with_energy ? n * parts(layout) : 0);
       a.blocks = moments.data();
       a.partial = partial.data();
       for_power(with_energy, p, [&](auto power) { run<T, power()>(a, layout, training); });
-      for (int64_t i = 0; with_energy && i < n; ++i) {
-        const Parts of = parts(layout, i);
-        double total = 0.0;
-        for (int64_t j = 0; j < of.count; ++j) {
-          total += partial[of.first + j * of.step];
-        }
-        energy.mutable_data_ptr<A>()[i] = static_cast<A>(total);
+      if (with_energy) {
+        add_energies(layout, partial.data(), energy.mutable_data_ptr<A>());
       }
     });
   });

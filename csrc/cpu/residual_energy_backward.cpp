@@ -143,7 +143,7 @@ std::tuple<Tensor, Tensor, Tensor> residual_energy_backward(
   const Geometry g(r, format, scale);
   const auto type = c10::promoteTypes(x_type, r.scalar_type());
   const auto sums = accumulator_type(type);
-  const auto residue = residue_type(type, r.scalar_type());
+  const auto residue = x ? type : residue_type(type, r.scalar_type());  // r is the output with x
   const Tensor rs = as(r, residue, format);
   const Tensor grad =
       grad_y ? as(*grad_y, type, format) : at::zeros_like(rs, rs.options().dtype(type), format);
@@ -188,7 +188,7 @@ std::tuple<Tensor, Tensor, Tensor> residual_energy_backward(
         } else if constexpr (power() == Power::none) {
           simd::dispatch<BackwardKernel<T, R, power(), Way::plain>>(&args, first, last);
         } else {
-          if constexpr (std::is_same_v<T, R>) {  // the output has the type of the stream
+          if constexpr (std::is_same_v<T, R>) {
             if (recovers) {
               simd::dispatch<BackwardKernel<T, R, power(), Way::recovered>>(&args, first, last);
               return;

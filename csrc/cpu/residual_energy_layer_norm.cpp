@@ -184,7 +184,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> residual_energy_layer_norm(
   const auto heads = x.sizes().slice(0, x.dim() - 1);
   Tensor mean = at::empty(heads, options), rstd = at::empty(heads, options);
   Tensor energy = at::empty({with_energy ? rows.batch : 0}, options);
-  const int64_t tile = rows.height(kTile), tiles = divide_up(rows.size, tile);
+  const int64_t tile = std::clamp<int64_t>(rows.size, 1, rows.height(kTile));
+  const int64_t tiles = divide_up(rows.size, tile);
   const bool direct = tiles == 1;  // a sample's only partial sum is its energy
   Tensor partial = direct || !with_energy ? energy : at::empty({rows.batch, tiles}, options);
   for_types(type, residue, [&](auto t, auto u) {

@@ -73,8 +73,11 @@ Outputs residual_energy_layer_norm_backward(
   const OptionalTensor weights = as_vector(weight, sums), scales = as_vector(scale, sums);
   const OptionalTensor keeps = as_vector(keep, sums), slopes = as_vector(grad_energy, sums);
   const Rows rows(y);
-  const int64_t block = rows.height(4 * kTile);
-  const int64_t blocks = divide_up(rows.batch * rows.size, block);
+  const int64_t count = rows.batch * rows.size;
+  // of nearly one height, so that threads get even shares
+  const int64_t fewest = std::max<int64_t>(1, divide_up(count, rows.height(4 * kTile)));
+  const int64_t block = std::max<int64_t>(1, divide_up(count, fewest));
+  const int64_t blocks = divide_up(count, block);
   const auto options = y.options().dtype(sums);
   const auto wanted = [&](bool wants, at::ScalarType of) {
     return at::empty(wants ? y.sizes() : at::IntArrayRef{0}, y.options().dtype(of));

@@ -63,13 +63,15 @@ TRGL_INLINE Vector<uint16_t, W> narrow_bfloat16(Vector<float, W> value) {
   return __builtin_convertvector(rounded, Vector<uint16_t, W>);
 }
 
-// W float16 → float. The exponent's bias grows from 15 to 127 by a product with 2^112, which also
-// normalizes subnormals; infinity and NaN get the full exponent.
+// W float16 → float. The exponent's bias grows from 15 to 127; infinity and NaN get the full
+// exponent. A subnormal counts units of 2^-24, as the last place of 1/2 does: no float in between
+// is subnormal, which a processor may be told to take for 0.
 template <int W>
 TRGL_INLINE Vector<float, W> widen_half(Vector<uint16_t, W> half) {
   const auto bits = __builtin_convertvector(half, Vector<uint32_t, W>);
   const auto magnitude = bits & 0x7fffu;
-  auto wide = (Vector<uint32_t, W>)((Vector<float, W>)(magnitude << 13) * 0x1p112f);
+  const auto small = (Vector<uint32_t, W>)((Vector<float, W>)(magnitude + 0x3f000000u) - 0.5f);
+  auto wide = magnitude < 0x400u ? small : (magnitude << 13) + 0x38000000u;
   wide |= magnitude >= 0x7c00u ? (wide & 0u) + 0x7f800000u : wide & 0u;
   return (Vector<float, W>)(wide | ((bits & 0x8000u) << 16));
 }
@@ -199,9 +201,11 @@ TRGL_INLINE Vector<A, W> slope(Vector<A, W> q, A p) {
     return A(2) * q;
   } else {
     auto size = absolute<A, W>(q);
-    if (p == A(1)) {
-      size = broadcast<A, W>(A(1));
-    } else if (p == A(1.5)) {
+    if (p == A(1)) {  // at NaN too it is 0, as in PyTorch
+      const auto one = broadcast<A, W>(A(1));
+      return q > A(0) ? one : (q < A(0) ? -one : Vector<A, W>{});
+    }
+    if (p == A(1.5)) {
       size = p * square_root<A, W>(size);
     } else if (p == A(3)) {
       size = p * size * size;
@@ -218,10 +222,9 @@ enum class Isa { base, avx2, avx512 };
 Isa isa();
 
 #if defined(__x86_64__)
-#define TRGL_TARGET_AVX2 __attribute__((target("avx2,fma,f16c")))
+#define TRGL_TARGET_AVX2 __attribute__((target("avx2,fma")))
 #define TRGL_TARGET_AVX512 \
-  __attribute__((          \
-      target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prefer-vector-width=512")))
+  __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,prefer-vector-width=512")))
 
 template <class Kernel, class... Args>
 TRGL_TARGET_AVX2 void run_avx2(Args... args) {

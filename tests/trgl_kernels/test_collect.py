@@ -43,6 +43,13 @@ def test_each_block_is_averaged_over_its_own_features() -> None:
     torch.testing.assert_close(energies.total(), expected)
 
 
+def test_maps_without_an_element_cost_nothing() -> None:
+    layer, x = RegularizedResidual(nn.Identity()), torch.zeros(2, 0, requires_grad=True)
+    with collect_energy() as energies:
+        layer(x)
+    assert energies.total() == 0
+
+
 def test_total_can_be_differentiated_after_the_scope() -> None:
     layer, x = block(), torch.randn(5, 6)
     with collect_energy() as energies:

@@ -1,5 +1,7 @@
 """A half-precision residue on a float32 stream, as autocast makes it: no copy, no other bit."""
 
+from functools import partial
+
 import pytest
 import torch
 from layer_norm_case import OPTIONS as NORM_OPTIONS
@@ -11,6 +13,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 import trgl_kernels
+from trgl_kernels import gradients as gradients_of
 from trgl_kernels import residual_energy, residual_energy_layer_norm
 
 HALVES = [torch.bfloat16, torch.float16]
@@ -67,6 +70,18 @@ def test_residual_energy_layer_norm(shape, options, dtype) -> None:
     assert_rounded_once(narrow, wide, 3, dtype)
 
 
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+def test_a_recovered_residue_in_half_precision(dtype) -> None:
+    """By hand only: autograd keeps r in half precision, y − x being useless there."""
+    y, x, grad_y = (torch.randn(3, 4, 5) for _ in range(3))
+    arguments = (grad_y, torch.rand(3), None, y.to(dtype), x, None, None, "none", 2.0)
+    arguments = (*arguments, torch.float32, [True, True, False])
+    found = torch.ops.trgl.residual_energy_backward(*arguments)
+    expected = gradients_of.residual_energy_backward(*arguments)
+    for a, b in zip(found[:2], expected[:2], strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def allocated(run) -> int:
     """Bytes that were asked of the CPU's allocator during a call."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
@@ -76,19 +91,28 @@ def allocated(run) -> int:
 
 
 @pytest.mark.skipif(DEVICE != "cpu", reason="the CPU's allocator is asked")
-@pytest.mark.parametrize("activation", ["none", "relu"])
-def test_no_map_is_copied(activation) -> None:
+@pytest.mark.parametrize(
+    ("function", "maps"),
+    [
+        # y, the gradient of x where a ReLU masks it, and that of r in half the bytes
+        (partial(residual_energy, activation="none"), 1.5),
+        (partial(residual_energy, activation="relu"), 2.5),
+        # y, normed, the gradient of x, and that of r in half the bytes
+        (partial(residual_energy_layer_norm, weight=None, bias=None), 3.5),
+    ],
+    ids=["none", "relu", "layer_norm"],
+)
+def test_no_map_is_copied(function, maps) -> None:
     served = trgl_kernels.info()["engines"]["residual_energy"]["cpu"]["engine"]
     if served != "compiled":
         pytest.skip(f"the compiled engine reads r in its own type; {served} serves here")
     x = torch.randn(8, 64, 32, requires_grad=True)
     r = torch.randn(8, 64, 32).bfloat16().requires_grad_()
-    grads = [torch.randn(8, 64, 32), torch.rand(8)]
+    grads = [torch.randn(8, 64, 32), torch.randn(8, 64, 32), torch.rand(8)]
 
-    def both(function, **options) -> None:
-        outputs = function(x, r, **options)
-        torch.autograd.grad(outputs, [x, r], grads[: len(outputs) - 1] + grads[-1:])
+    def both() -> None:
+        outputs = function(x, r)
+        torch.autograd.grad(outputs, [x, r], [*grads[: len(outputs) - 1], grads[-1]])
 
-    # y, the gradient of x where a ReLU masks it, and that of r in half the bytes
-    maps = 1.5 if activation == "none" else 2.5
-    assert allocated(lambda: both(residual_energy, activation=activation)) < (maps + 0.1) * x.nbytes
+    both()
+    assert allocated(both) < (maps + 0.1) * x.nbytes

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from oracle import (
+    DEVICE,
     INTERPRETED,
     LAYOUTS,
     READS_GRAD,
@@ -206,6 +207,26 @@ def test_nan_and_infinity_propagate(dtype) -> None:
     assert y[0, 3] == 0
     assert y[0, 4] == 0
     assert energy.isnan().all()
+
+
+@pytest.mark.parametrize("p", [1.0, 1.5, 2.0, 3.0])
+def test_the_slope_at_nan_is_that_of_pytorch(p) -> None:
+    r = torch.tensor([[1.0, float("nan"), 0.0, -2.0, float("inf")] * 5]).requires_grad_()
+    (found,) = torch.autograd.grad(residual_energy(torch.zeros_like(r), r, p=p)[1].sum(), r)
+    (expected,) = torch.autograd.grad(r.abs().pow(p).sum(), r)
+    torch.testing.assert_close(found, expected, equal_nan=True)
+
+
+@pytest.mark.skipif(DEVICE != "cpu", reason="a setting of the CPU")
+def test_subnormal_halves_are_read_where_floats_are_flushed() -> None:
+    r = torch.tensor([[6e-8, 3e-6, -6e-5, 6.2e-5, 1.0] * 5]).half()
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor flushes nothing")
+    try:
+        y, _ = residual_energy(torch.zeros_like(r), r)
+    finally:
+        torch.set_flush_denormal(False)
+    assert torch.equal(y, r)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
