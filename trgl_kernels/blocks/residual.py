@@ -254,7 +254,7 @@ class RegularizedResidual(Regularized):
 
     Raises:
         ValueError: a branch or shortcut that cannot be called; another activation, energy or
-            recompute; in forward, shapes that disagree.
+            recompute; in forward, shapes that disagree, or a branch that returns no tensor.
     """
 
     def __init__(
@@ -291,4 +291,12 @@ class RegularizedResidual(Regularized):
         x: Tensor,  # [N, C, *]
     ) -> Tensor:  # [N, C', *]
         shortcut = x if self.shortcut is None else self.shortcut(x)
-        return self.add(shortcut, self.branch(x), self.activation, held=self.shortcut is None)
+        r = self.branch(x)
+        for name, value in (("branch", r), ("shortcut", shortcut)):
+            if not isinstance(value, Tensor):
+                raise refusal(
+                    f"RegularizedResidual: {name} must return a tensor",
+                    f"a {type(value).__name__}",
+                    "Wrap it in a module that returns what is added.",
+                )
+        return self.add(shortcut, r, self.activation, held=self.shortcut is None)

@@ -182,3 +182,5 @@ def test_mistakes_are_explained() -> None:
         RegularizedResidual(nn.Identity(), energy="module")
     with pytest.raises(ValueError, match="x and r must have the same shape"):
         RegularizedResidual(nn.Linear(6, 4))(torch.randn(5, 6))
+    with pytest.raises(ValueError, match="branch must return a tensor; received a tuple"):
+        RegularizedResidual(nn.LSTM(6, 6))(torch.randn(5, 6))
