@@ -72,6 +72,7 @@ def test_knows_recipes(capsys) -> None:
         (["memory", "resnet18", "--batch", "0"], "a whole number from 1 on"),
         (["memory", "resnet18", "--input-shape", "32"], "like 3x96x96"),
         (["memory", "resnet18", "--modules", "2,x"], "a whole number from 1 on"),
+        (["memory", "resnet18", "--modules", "2,4,2"], "numbers of modules, each once"),
         (["memory", "resnet18", "--modules", "9"], "Use --modules 8 or fewer"),
         (["memory", "resnet18", "--fit", "8 parsecs"], "like 8GiB or 500MiB"),
         (["memory", "resnet18", "--fit", "0GiB"], "at least one byte"),

@@ -100,7 +100,8 @@ def add(commands: Any, arguments: Sequence[str]) -> None:
         metavar="METHOD,...",
         help="some of "
         + "; ".join(f"{name}: {text}" for name, text in METHODS.items())
-        + " (default: all; without a penalty alone for a DenseNet)",
+        + "; end-to-end always comes first, to compare with (default: all; without a penalty alone "
+        "for a DenseNet)",
     )
     parser.add_argument(
         "--autocast", choices=("bfloat16",), default=None, help="mixed precision (default: none)"
@@ -251,7 +252,12 @@ def _shape(text: str) -> tuple[int, ...]:
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(whole_number(part.strip()) for part in text.split(","))
+    found = tuple(whole_number(part.strip()) for part in text.split(","))
+    if len(set(found)) < len(found):
+        raise argparse.ArgumentTypeError(
+            f"numbers of modules, each once, separated by commas, expected, received {text!r}"
+        )
+    return found
 
 
 def _methods(text: str) -> tuple[str, ...]:
