@@ -89,8 +89,13 @@ def allocated(run) -> int:
     """Bytes that were asked of the CPU's allocator during a call."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         run()
-    sizes = [e.self_cpu_memory_usage for e in profiler.events() if e.name == "[memory]"]
-    return sum(size for size in sizes if size > 0)
+    waiting, total = list(profiler.profiler.kineto_results.experimental_event_tree()), 0
+    while waiting:
+        event = waiting.pop()
+        waiting += event.children
+        if event.tag == torch._C._profiler._EventType.Allocation:
+            total += max(0, event.extra_fields.alloc_size)
+    return total
 
 
 @pytest.mark.skipif(DEVICE != "cpu", reason="the CPU's allocator is asked")
