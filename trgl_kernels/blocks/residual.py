@@ -294,9 +294,6 @@ class RegularizedResidual(Regularized):
         r = self.branch(x)
         for name, value in (("branch", r), ("shortcut", shortcut)):
             if not isinstance(value, Tensor):
-                raise refusal(
-                    f"RegularizedResidual: {name} must return a tensor",
-                    f"a {type(value).__name__}",
-                    "Wrap it in a module that returns what is added.",
-                )
+                rule = f"RegularizedResidual: {name} must return a tensor"
+                raise refusal(rule, f"a {type(value).__name__}", "Wrap it to return what is added.")
         return self.add(shortcut, r, self.activation, held=self.shortcut is None)
