@@ -4,73 +4,101 @@
 //   ∂L/∂γ = Σ g·ẑ,  ∂L/∂β = Σ g
 //   ∂L/∂z = γ·rstd·(g − Σg/M − ẑ·Σ(g·ẑ)/M) in training, γ·rstd·g in evaluation
 //
+// The factors rstd in ẑ are left to the ends: the sum is Σ g·(z − μ), and rstd² goes into its mean.
 // Two passes over planes or over rows: the sums; the gradient of z.
 #pragma once
 
 #include <vector>
 
 #include "batch_norm_layout.h"
+#include "batch_norm_planes_backward.h"
+#include "batch_norm_rows_backward.h"
 
 namespace trgl::cpu::batch_norm {
 
-// Channel c's Σg and Σg·ẑ become the gradients of β and γ, and the means that z's gradient needs.
+// The small vectors that the passes read, and those between the passes, side by side.
+template <class A>
+struct ChannelVectors {
+  int64_t channels;
+  std::vector<A> values;  // [4, C]
+
+  ChannelVectors(int64_t channels, const A* weight, const A* bias, const A* rstd)
+      : channels(channels), values(4 * channels) {
+    for (int64_t c = 0; c < channels; ++c) {
+      values[c] = weight ? rstd[c] * weight[c] : rstd[c];
+      values[channels + c] = bias ? bias[c] : A(0);
+    }
+  }
+
+  template <class T>
+  void give(Backward<T>& a) {
+    a.slope = values.data();
+    a.bias = a.slope + channels;
+    a.mean_g = values.data() + 2 * channels;
+    a.mean_gd = a.mean_g + channels;
+  }
+};
+
+// Channel c's Σg and Σg·(z − μ) become the gradients of β and γ, and the means that z's gradient
+// needs.
 template <class T, class A = Accumulator<T>>
 void finish_sums(
     const Backward<T>& a, int64_t c, const Sums& sums, double count, A* grad_weight, A* grad_bias) {
   if (grad_weight) {
-    grad_weight[c] = static_cast<A>(sums.gz);
+    grad_weight[c] = static_cast<A>(sums.gd * a.rstd[c]);
   }
   if (grad_bias) {
     grad_bias[c] = static_cast<A>(sums.g);
   }
   a.mean_g[c] = static_cast<A>(sums.g / count);
-  a.mean_gz[c] = static_cast<A>(sums.gz / count);
+  a.mean_gd[c] = static_cast<A>(sums.gd * a.rstd[c] * a.rstd[c] / count);
 }
 
-// FIRST and SECOND say what masks the gradient that either pass reads.
+// What either pass reads and writes; FIRST and SECOND say what masks the gradient that it reads.
 template <class T, Power P, Mask FIRST, Mask SECOND, class Finish>
-void backward(const Backward<T>& a, const Planes& planes, const Finish& finish) {
+void backward(
+    const Backward<T>& a, const Backward<T>& b, const Planes& planes, const Finish& finish) {
   const auto reduce = [&](int64_t first, int64_t last) {
-    simd::dispatch<PlaneReduce<T, P, FIRST>>(&a, &planes, first, last);
+    simd::dispatch<PlaneReduce<T, P, FIRST>>(a, planes, first, last);
   };
   const auto between = [&](int64_t first, int64_t last) {
     for (int64_t c = first; c < last; ++c) {
       Sums sums;
       for (int64_t b = 0; b < planes.blocks; ++b) {
         sums.g += a.blocks[c * planes.blocks + b].g;
-        sums.gz += a.blocks[c * planes.blocks + b].gz;
+        sums.gd += a.blocks[c * planes.blocks + b].gd;
       }
       finish(c, sums);
     }
   };
   in_two_passes(planes, reduce, between, [&](int64_t first, int64_t last) {
-    if (a.grad_z && !a.at_once) {
-      simd::dispatch<PlaneGradient<T, P, SECOND>>(&a, &planes, first, last);
+    if (b.grad_z && !b.at_once) {
+      simd::dispatch<PlaneGradient<T, P, SECOND>>(b, planes, first, last);
     }
   });
 }
 
 template <class T, Power P, Mask FIRST, Mask SECOND, class Finish>
-void backward(const Backward<T>& a, const Rows& rows, const Finish& finish) {
+void backward(const Backward<T>& a, const Backward<T>& b, const Rows& rows, const Finish& finish) {
   const int64_t channels = rows.channels;
   parallel_for(rows.blocks, rows.height * channels, [&](int64_t first, int64_t last) {
-    simd::dispatch<RowReduce<T, P, FIRST>>(&a, &rows, first, last);
+    simd::dispatch<RowReduce<T, P, FIRST>>(a, rows, first, last);
   });
   parallel_for(channels, rows.blocks, [&](int64_t first, int64_t last) {
     std::vector<Sums> sums(last - first);
     for (int64_t b = 0; b < rows.blocks; ++b) {
       for (int64_t c = first; c < last; ++c) {
         sums[c - first].g += a.blocks[b * channels + c].g;
-        sums[c - first].gz += a.blocks[b * channels + c].gz;
+        sums[c - first].gd += a.blocks[b * channels + c].gd;
       }
     }
     for (int64_t c = first; c < last; ++c) {
       finish(c, sums[c - first]);
     }
   });
-  if (a.grad_z && !a.at_once) {
+  if (b.grad_z && !b.at_once) {
     parallel_for(rows.rows, channels, [&](int64_t first, int64_t last) {
-      simd::dispatch<RowGradient<T, P, SECOND>>(&a, &rows, first, last);
+      simd::dispatch<RowGradient<T, P, SECOND>>(b, rows, first, last);
     });
   }
 }

@@ -100,7 +100,7 @@ template <class T, class Apply>
 void forward(const Forward<T>& a, const Planes& planes, bool training, const Apply& apply) {
   const auto statistics = [&](int64_t first, int64_t last) {
     if (training) {
-      simd::dispatch<PlaneStatistics<T>>(&a, &planes, first, last);
+      simd::dispatch<PlaneStatistics<T>>(a, planes, first, last);
     }
   };
   const auto finish = [&](int64_t first, int64_t last) {
@@ -120,7 +120,7 @@ template <class T>
 void row_statistics(const Forward<T>& a, const Rows& rows) {
   const int64_t channels = rows.channels;
   parallel_for(rows.blocks, rows.height * channels, [&](int64_t first, int64_t last) {
-    simd::dispatch<RowStatistics<T>>(&a, &rows, first, last);
+    simd::dispatch<RowStatistics<T>>(a, rows, first, last);
   });
   parallel_for(channels, rows.blocks, [&](int64_t first, int64_t last) {
     std::vector<Moments> moments(last - first);

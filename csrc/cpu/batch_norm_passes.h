@@ -45,8 +45,9 @@ struct Moments {
   }
 };
 
+// Σg and Σg·(z − μ).
 struct Sums {
-  double g = 0.0, gz = 0.0;
+  double g = 0.0, gd = 0.0;
 };
 
 template <class T, class A = Accumulator<T>>
@@ -67,6 +68,7 @@ struct Forward {
   double eps;
   A p;
   A floor;
+  bool streamed;  // y is written past the caches
 };
 
 // Takes channel c's statistics from its moments, and moves the running ones.
@@ -92,6 +94,7 @@ struct Rectified {
   const A* bias;    // [C] or null
   const A* mean;    // [C]
   const A* rstd;    // [C]
+  bool streamed;    // y is written past the caches
 };
 
 // γ·(z − μ)·rstd + β with slope = γ·rstd. Forward and backward must agree on its sign to the last
@@ -107,86 +110,89 @@ enum class Mask { none, output, again };
 template <class T, class A = Accumulator<T>>
 struct Backward {
   const T* grad_y;       // [N, C, S] or [N, S, C]
-  const T* grad_u;       // what the second pass reads: grad_x where it was written, else grad_y
   const A* grad_energy;  // [N] or null
   const T* z;            // as grad_y
   const T* y;            // as grad_y, only with Mask::output
-  const A* weight;       // [C] or null
-  const A* bias;         // [C] or null
   const A* mean;         // [C]
   const A* rstd;         // [C]
+  const A* slope;        // [C], γ·rstd
+  const A* bias;         // [C]
   const A* keep;         // [N] or null
   T* grad_z;             // as grad_y, or null
   T* grad_x;             // as grad_y, or null
   Sums* blocks;          // [C, blocks] or [blocks, C]
   A* mean_g;             // [C], Σg / M
-  A* mean_gz;            // [C], Σg·ẑ / M
+  A* mean_gd;            // [C], rstd²·Σg·(z − μ) / M
   A p;
-  bool at_once;  // evaluation: the first pass writes grad_z
+  bool at_once;   // evaluation: the first pass writes grad_z
+  bool streamed;  // grad_z and grad_x are written past the caches
 };
 
 // What the gradient needs of a channel; V is a value, or a vector of channels.
 template <class V>
 struct Channel {
-  V mean, rstd, weight, bias, slope, mean_g, mean_gz;
-
-  template <class T>
-  TRGL_INLINE Channel(const Backward<T>& a, int64_t c)
-      : mean(a.mean[c]),
-        rstd(a.rstd[c]),
-        weight(a.weight ? a.weight[c] : V(1)),
-        bias(a.bias ? a.bias[c] : V(0)),
-        slope(rstd * weight),
-        mean_g(a.mean_g[c]),
-        mean_gz(a.mean_gz[c]) {}
+  V mean, slope, bias, mean_g, mean_gd;
 };
 
-// What the gradient needs of a sample.
-template <class A>
+// What the gradient needs of a sample: at p = 2 it is keep·∂L/∂u + weight·BN(z).
+template <Power P, class A>
 struct Sample {
   A keep, weight;
 
   template <class T>
   TRGL_INLINE Sample(const Backward<T>& a, int64_t n)
-      : keep(a.keep ? a.keep[n] : A(1)), weight(a.grad_energy ? a.grad_energy[n] : A(0)) {}
+      : keep(a.keep ? a.keep[n] : A(1)), weight(P == Power::none ? A(0) : a.grad_energy[n]) {
+    if constexpr (P == Power::two) {
+      weight *= A(2) * keep * keep;
+    }
+  }
 };
 
-// g = ∂L/∂BN(z) and ẑ at one place; the first pass also writes the gradient of x, and in evaluation
-// that of z, which no sum enters.
+// g = ∂L/∂BN(z) and z − μ at one place; writes the gradient of x where this pass does, and in
+// evaluation the first pass also writes that of z, which no sum enters.
 template <Power P, Mask MASK, bool FIRST, int W, class T, class C, class A = Accumulator<T>>
 TRGL_INLINE std::pair<simd::Vector<A, W>, simd::Vector<A, W>> gradient(
-    const Backward<T>& a, const T* grad, int64_t at, const C& channel, const Sample<A>& sample) {
-  auto g = simd::load<W>(grad + at);
+    const Backward<T>& a, int64_t at, const C& channel, const Sample<P, A>& sample) {
+  auto g = simd::load<W>(a.grad_y + at);
+  const simd::Vector<A, W> centred = simd::load<W>(a.z + at) - channel.mean;
   if constexpr (MASK == Mask::again) {
-    const simd::Vector<A, W> centred = simd::load<W>(a.z + at) - channel.mean;
     g = simd::mask<A, W>(g, normalized(centred, channel.slope, channel.bias));
-    if constexpr (FIRST) {
-      if (a.at_once) {
-        simd::store<W>(a.grad_z + at, g * channel.slope);
-      }
-    }
-    return {g, centred * channel.rstd};
-  }
-  if constexpr (MASK == Mask::output) {
+  } else if constexpr (MASK == Mask::output) {
     g = simd::mask<A, W>(g, simd::load<W>(a.y + at));
   }
-  if constexpr (FIRST) {
-    if (a.grad_x) {
-      simd::store<W>(a.grad_x + at, g);
+  if (a.grad_x) {
+    simd::store<W>(a.grad_x + at, g, a.streamed);
+  }
+  if constexpr (MASK != Mask::again) {
+    g = g * sample.keep;
+  }
+  if constexpr (P != Power::none) {
+    const simd::Vector<A, W> u = normalized(centred, channel.slope, channel.bias);
+    if constexpr (P == Power::two) {
+      g += u * sample.weight;
+    } else {
+      const simd::Vector<A, W> q = u * sample.keep;
+      g += simd::slope<P, A, W>(q, a.p) * sample.weight * sample.keep;
     }
   }
-  const simd::Vector<A, W> z_hat = (simd::load<W>(a.z + at) - channel.mean) * channel.rstd;
-  if constexpr (P != Power::none) {
-    const simd::Vector<A, W> q = (z_hat * channel.weight + channel.bias) * sample.keep;
-    g += simd::slope<P, A, W>(q, a.p) * sample.weight;
-  }
-  const simd::Vector<A, W> at_bn = g * sample.keep;
   if constexpr (FIRST) {
     if (a.at_once) {
-      simd::store<W>(a.grad_z + at, at_bn * channel.slope);
+      simd::store<W>(a.grad_z + at, g * channel.slope, a.streamed);
     }
   }
-  return {at_bn, z_hat};
+  return {g, centred};
+}
+
+// The gradient of z at one place, from what `gradient` gives.
+template <int W, class T, class C, class A = Accumulator<T>>
+TRGL_INLINE void store_gradient_of_z(
+    const Backward<T>& a,
+    int64_t at,
+    const C& channel,
+    const std::pair<simd::Vector<A, W>, simd::Vector<A, W>>& of) {
+  const auto& [g, centred] = of;
+  const auto grad = (g - channel.mean_g - centred * channel.mean_gd) * channel.slope;
+  simd::store<W>(a.grad_z + at, grad, a.streamed);
 }
 
 }  // namespace trgl::cpu::batch_norm

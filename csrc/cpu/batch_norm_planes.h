@@ -47,16 +47,16 @@ struct PlaneStatistics {
 
   template <int BYTES>
   static TRGL_INLINE void run(
-      const Forward<T>* a, const Planes* planes, int64_t first, int64_t last) {
+      const Forward<T>& a, const Planes& planes, int64_t first, int64_t last) {
     constexpr int W = BYTES / sizeof(A);
     for (int64_t unit = first; unit < last; ++unit) {
-      const int64_t c = unit / planes->blocks;
-      const PlaneBlock b = planes->block(unit % planes->blocks);
+      const int64_t c = unit / planes.blocks;
+      const PlaneBlock b = planes.block(unit % planes.blocks);
       const int64_t count = (b.n1 - b.n0) * (b.i1 - b.i0);
       simd::Vector<A, W> total{}, odd{}, distance{}, squares{};
       double rest = 0.0, rest_squares = 0.0;
       for (int64_t n = b.n0; n < b.n1; ++n) {
-        const T* z = a->z + planes->at(n, c);
+        const T* z = a.z + planes.at(n, c);
         int64_t i = b.i0;
         for (; i + 2 * W <= b.i1; i += 2 * W) {  // an addition that waits for no other
           total += simd::load<W>(z + i);
@@ -73,7 +73,7 @@ struct PlaneStatistics {
       const A near = static_cast<A>((simd::sum<A, W>(total) + rest) / static_cast<double>(count));
       rest = 0.0;
       for (int64_t n = b.n0; n < b.n1; ++n) {
-        const T* z = a->z + planes->at(n, c);
+        const T* z = a.z + planes.at(n, c);
         int64_t i = b.i0;
         for (; i + W <= b.i1; i += W) {
           const auto d = simd::load<W>(z + i) - near;
@@ -86,7 +86,7 @@ struct PlaneStatistics {
           rest_squares += d * d;
         }
       }
-      a->blocks[unit] = Moments::around(
+      a.blocks[unit] = Moments::around(
           near, count, simd::sum<A, W>(distance) + rest, simd::sum<A, W>(squares) + rest_squares);
     }
   }
@@ -102,7 +102,7 @@ struct PlaneApply {
       const Forward<T>& a, int64_t at, A mean, A slope, A bias, A keep) {
     const auto q = ((simd::load<W>(a.z + at) - mean) * slope + bias) * keep;
     const auto u = simd::load<W>(a.x + at) + q;
-    simd::store<W>(a.y + at, simd::at_least<A, W>(u, a.floor));
+    simd::store<W>(a.y + at, simd::at_least<A, W>(u, a.floor), a.streamed);
     if constexpr (P == Power::none) {
       return q;
     } else {
@@ -112,39 +112,39 @@ struct PlaneApply {
 
   template <int BYTES>
   static TRGL_INLINE void run(
-      const Forward<T>* a, const Planes* planes, int64_t first, int64_t last) {
+      const Forward<T>& a, const Planes& planes, int64_t first, int64_t last) {
     constexpr int W = BYTES / sizeof(A);
     for (int64_t unit = first; unit < last; ++unit) {
-      const int64_t c = unit / planes->batch, n = unit % planes->batch;
-      const A mean = a->mean[c];
-      const A slope = a->rstd[c] * (a->weight ? a->weight[c] : A(1));
-      const A bias = a->bias ? a->bias[c] : A(0);
-      const A keep = a->keep ? a->keep[n] : A(1);
-      const int64_t base = planes->at(n, c);
+      const int64_t c = unit / planes.batch, n = unit % planes.batch;
+      const A mean = a.mean[c];
+      const A slope = a.rstd[c] * (a.weight ? a.weight[c] : A(1));
+      const A bias = a.bias ? a.bias[c] : A(0);
+      const A keep = a.keep ? a.keep[n] : A(1);
+      const int64_t base = planes.at(n, c);
       double energy = 0.0;
-      for (int64_t begin = 0; begin < planes->size; begin += kFold) {
-        const int64_t end = std::min(planes->size, begin + kFold);
+      for (int64_t begin = 0; begin < planes.size; begin += kFold) {
+        const int64_t end = std::min(planes.size, begin + kFold);
         simd::Vector<A, W> total{};
         int64_t i = begin;
         while (i + 2 * W <= end) {
           const int64_t stop = std::min(end, i + kRun);
           simd::Vector<A, W> even{}, odd{};
           for (; i + 2 * W <= stop; i += 2 * W) {
-            even += element<W>(*a, base + i, mean, slope, bias, keep);
-            odd += element<W>(*a, base + i + W, mean, slope, bias, keep);
+            even += element<W>(a, base + i, mean, slope, bias, keep);
+            odd += element<W>(a, base + i + W, mean, slope, bias, keep);
           }
           total += even + odd;
         }
         for (; i + W <= end; i += W) {
-          total += element<W>(*a, base + i, mean, slope, bias, keep);
+          total += element<W>(a, base + i, mean, slope, bias, keep);
         }
         for (; i < end; ++i) {
-          energy += element<1>(*a, base + i, mean, slope, bias, keep)[0];
+          energy += element<1>(a, base + i, mean, slope, bias, keep)[0];
         }
         energy += simd::sum<A, W>(total);
       }
       if constexpr (P != Power::none) {
-        a->partial[unit] = static_cast<A>(energy);  // next to those that this thread writes
+        a.partial[unit] = static_cast<A>(energy);  // next to those that this thread writes
       }
     }
   }
@@ -158,107 +158,26 @@ struct PlaneRectify {
   template <int W>
   static TRGL_INLINE void element(const Rectified<T>& a, int64_t at, A mean, A slope, A bias) {
     const simd::Vector<A, W> centred = simd::load<W>(a.z + at) - mean;
-    simd::store<W>(a.y + at, simd::at_least<A, W>(normalized(centred, slope, bias), A(0)));
+    simd::store<W>(
+        a.y + at, simd::at_least<A, W>(normalized(centred, slope, bias), A(0)), a.streamed);
   }
 
   template <int BYTES>
   static TRGL_INLINE void run(
-      const Rectified<T>* a, const Planes* planes, int64_t first, int64_t last) {
+      const Rectified<T>& a, const Planes& planes, int64_t first, int64_t last) {
     constexpr int W = BYTES / sizeof(A);
     for (int64_t unit = first; unit < last; ++unit) {
-      const int64_t c = IN_MEMORY ? unit % planes->channels : unit / planes->batch;
-      const int64_t n = IN_MEMORY ? unit / planes->channels : unit % planes->batch;
-      const A mean = a->mean[c], bias = a->bias ? a->bias[c] : A(0);
-      const A slope = a->weight ? a->rstd[c] * a->weight[c] : a->rstd[c];
-      const int64_t base = planes->at(n, c);
+      const int64_t c = IN_MEMORY ? unit % planes.channels : unit / planes.batch;
+      const int64_t n = IN_MEMORY ? unit / planes.channels : unit % planes.batch;
+      const A mean = a.mean[c], bias = a.bias ? a.bias[c] : A(0);
+      const A slope = a.weight ? a.rstd[c] * a.weight[c] : a.rstd[c];
+      const int64_t base = planes.at(n, c);
       int64_t i = 0;
-      for (; i + W <= planes->size; i += W) {
-        element<W>(*a, base + i, mean, slope, bias);
+      for (; i + W <= planes.size; i += W) {
+        element<W>(a, base + i, mean, slope, bias);
       }
-      for (; i < planes->size; ++i) {
-        element<1>(*a, base + i, mean, slope, bias);
-      }
-    }
-  }
-};
-
-// Σg and Σg·ẑ of blocks [first, last), and the gradient of x.
-template <class T, Power P, Mask MASK>
-struct PlaneReduce {
-  using A = Accumulator<T>;
-
-  template <int BYTES>
-  static TRGL_INLINE void run(
-      const Backward<T>* a, const Planes* planes, int64_t first, int64_t last) {
-    constexpr int W = BYTES / sizeof(A);
-    for (int64_t unit = first; unit < last; ++unit) {
-      const int64_t c = unit / planes->blocks;
-      const PlaneBlock b = planes->block(unit % planes->blocks);
-      const Channel<A> channel(*a, c);
-      simd::Vector<A, W> sum_g{}, sum_gz{};
-      Sums total;
-      int64_t summed = 0;
-      for (int64_t n = b.n0; n < b.n1; ++n) {
-        const Sample<A> sample(*a, n);
-        const int64_t base = planes->at(n, c);
-        int64_t i = b.i0;
-        while (i + W <= b.i1) {
-          const int64_t begin = i;
-          for (const int64_t stop = std::min(b.i1, i + kRun); i + W <= stop; i += W) {
-            const auto [g, z_hat] =
-                gradient<P, MASK, true, W>(*a, a->grad_y, base + i, channel, sample);
-            sum_g += g;
-            sum_gz += g * z_hat;
-          }
-          summed += i - begin;
-          if (summed >= kRun) {
-            total.g += simd::sum<A, W>(sum_g);
-            total.gz += simd::sum<A, W>(sum_gz);
-            sum_g = sum_gz = simd::Vector<A, W>{};
-            summed = 0;
-          }
-        }
-        for (; i < b.i1; ++i) {
-          const auto [g, z_hat] =
-              gradient<P, MASK, true, 1>(*a, a->grad_y, base + i, channel, sample);
-          total.g += g[0];
-          total.gz += g[0] * z_hat[0];
-        }
-      }
-      total.g += simd::sum<A, W>(sum_g);
-      total.gz += simd::sum<A, W>(sum_gz);
-      a->blocks[unit] = total;
-    }
-  }
-};
-
-// The gradient of z on planes [first, last), numbered channel by channel.
-template <class T, Power P, Mask MASK>
-struct PlaneGradient {
-  using A = Accumulator<T>;
-
-  template <int W>
-  static TRGL_INLINE void element(
-      const Backward<T>& a, int64_t at, const Channel<A>& channel, const Sample<A>& sample) {
-    const auto [g, z_hat] = gradient<P, MASK, false, W>(a, a.grad_u, at, channel, sample);
-    simd::store<W>(a.grad_z + at, (g - channel.mean_g - z_hat * channel.mean_gz) * channel.slope);
-  }
-
-  template <int BYTES>
-  static TRGL_INLINE void run(
-      const Backward<T>* a, const Planes* planes, int64_t first, int64_t last) {
-    constexpr int W = BYTES / sizeof(A);
-    for (int64_t unit = first; unit < last; ++unit) {
-      const int64_t c = unit / planes->batch, n = unit % planes->batch;
-      const Channel<A> channel(*a, c);
-      const Sample<A> sample(*a, n);
-      const int64_t base = planes->at(n, c);
-      int64_t i = 0;
-      for (; i + W <= planes->size; i += W) {
-        element<W>(*a, base + i, channel, sample);
-      }
-      for (; i < planes->size; ++i) {
-        element<1>(*a, base + i, channel, sample);
+      for (; i < planes.size; ++i) {
+        element<1>(a, base + i, mean, slope, bias);
       }
     }
   }

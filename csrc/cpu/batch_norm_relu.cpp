@@ -20,21 +20,21 @@ using namespace batch_norm;
 template <class T>
 void rectify(const Rectified<T>& a, const Planes& planes) {
   parallel_for(planes.batch * planes.channels, planes.size, [&](int64_t first, int64_t last) {
-    simd::dispatch<PlaneRectify<T, true>>(&a, &planes, first, last);
+    simd::dispatch<PlaneRectify<T, true>>(a, planes, first, last);
   });
 }
 
 template <class T>
 void rectify(const Rectified<T>& a, const Rows& rows) {
   parallel_for(rows.rows, rows.channels, [&](int64_t first, int64_t last) {
-    simd::dispatch<RowRectify<T>>(&a, &rows, first, last);
+    simd::dispatch<RowRectify<T>>(a, rows, first, last);
   });
 }
 
 template <class T>
 void train(const Forward<T>& a, const Rectified<T>& out, const Planes& planes) {
   forward(a, planes, true, [&](int64_t first, int64_t last) {
-    simd::dispatch<PlaneRectify<T, false>>(&out, &planes, first, last);
+    simd::dispatch<PlaneRectify<T, false>>(out, planes, first, last);
   });
 }
 
@@ -70,7 +70,8 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_relu(
       return;
     }
     a.z = zs.const_data_ptr<T>();
-    const Rectified<T> out{a.z, y.mutable_data_ptr<T>(), a.weight, a.bias, a.mean, a.rstd};
+    const Rectified<T> out{a.z,        y.mutable_data_ptr<T>(), a.weight, a.bias, a.mean, a.rstd,
+                           streamed(y)};
     for_layout(z, format, [&](const auto& layout) {
       if (!training) {
         return rectify(out, layout);
@@ -101,9 +102,14 @@ Tensor batch_norm_relu_apply(
     for_type(z.scalar_type(), [&](auto t) {
       using T = decltype(t);
       using A = Accumulator<T>;
-      const Rectified<T> a{zs.const_data_ptr<T>(),   y.mutable_data_ptr<T>(),
-                           data_or_null<A>(weights), data_or_null<A>(biases),
-                           data_or_null<A>(means),   data_or_null<A>(rstds)};
+      const Rectified<T> a{
+          zs.const_data_ptr<T>(),
+          y.mutable_data_ptr<T>(),
+          data_or_null<A>(weights),
+          data_or_null<A>(biases),
+          data_or_null<A>(means),
+          data_or_null<A>(rstds),
+          streamed(y)};
       for_layout(z, format, [&](const auto& layout) { rectify(a, layout); });
     });
   }

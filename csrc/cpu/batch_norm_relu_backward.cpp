@@ -50,23 +50,21 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_relu_backward(
       return;
     }
     Backward<T> a{};
-    a.grad_y = a.grad_u = grad.const_data_ptr<T>();
+    a.grad_y = grad.const_data_ptr<T>();
     a.z = zs.const_data_ptr<T>();
-    a.weight = data_or_null<A>(weights);
-    a.bias = data_or_null<A>(biases);
     a.mean = data_or_null<A>(means);
     a.rstd = data_or_null<A>(rstds);
     a.grad_z = output_mask[0] ? grad_z.mutable_data_ptr<T>() : nullptr;
     a.at_once = a.grad_z && !training;
-    std::vector<A> of_channels(2 * c);
-    a.mean_g = of_channels.data();
-    a.mean_gz = of_channels.data() + c;
+    a.streamed = streamed(zs);
+    ChannelVectors<A> of_channels(c, data_or_null<A>(weights), data_or_null<A>(biases), a.rstd);
+    of_channels.give(a);
     const double count = static_cast<double>(z.numel() / c);
     for_layout(z, format, [&](const auto& layout) {
       std::vector<Sums> partial(layout.blocks * c);
       a.blocks = partial.data();
       backward<T, Power::none, Mask::again, Mask::again>(
-          a, layout, [&](int64_t channel, const Sums& totals) {
+          a, a, layout, [&](int64_t channel, const Sums& totals) {
             finish_sums(a, channel, totals, count, weight_out, bias_out);
           });
     });

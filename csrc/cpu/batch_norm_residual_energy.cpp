@@ -21,7 +21,7 @@ using namespace batch_norm;
 template <class T, Power P>
 void run(const Forward<T>& a, const Planes& planes, bool training) {
   forward(a, planes, training, [&](int64_t first, int64_t last) {
-    simd::dispatch<PlaneApply<T, P>>(&a, &planes, first, last);
+    simd::dispatch<PlaneApply<T, P>>(a, planes, first, last);
   });
 }
 
@@ -32,7 +32,7 @@ void run(const Forward<T>& a, const Rows& rows, bool training) {
   }
   parallel_for(
       rows.batch * rows.tiles, rows.tile * rows.channels,
-      [&](int64_t first, int64_t last) { simd::dispatch<RowApply<T, P>>(&a, &rows, first, last); });
+      [&](int64_t first, int64_t last) { simd::dispatch<RowApply<T, P>>(a, rows, first, last); });
 }
 
 // How many partial energies a sample has, and their sum: one of each channel, or of each tile.
@@ -95,6 +95,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_residual_energy(
     a.keep = data_or_null<A>(keeps);
     a.p = static_cast<A>(p);
     a.floor = activation_floor<A>(activation);
+    a.streamed = streamed(y);
     for_layout(z, format, [&](const auto& layout) {
       std::vector<Moments> moments(training ? layout.blocks * layout.channels : 0);
       std::vector<A> partial(with_energy ? n * parts(layout) : 0);

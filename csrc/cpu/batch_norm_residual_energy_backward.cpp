@@ -2,7 +2,7 @@
 //
 //   g = keep·(∂L/∂u + ∂L/∂e_i · p |q|^(p-1) sign(q))
 //
-// and the rest is in batch_norm_backward.h. The pass for the sums also writes the gradient of x.
+// and the rest is in batch_norm_backward.h.
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
@@ -19,6 +19,19 @@ namespace trgl::cpu {
 namespace {
 
 using namespace batch_norm;
+
+// Which pass writes the gradient of x. The first, as a rule: the second reads it in place of grad_y
+// and the mask. Planes written past the caches would have to come back for that, where grad_y and
+// the mask still are in the cache.
+template <class T>
+bool gradient_of_x_in_second_pass(const Backward<T>& a, const Planes&) {
+  return a.streamed && a.grad_z && !a.at_once;
+}
+
+template <class T>
+bool gradient_of_x_in_second_pass(const Backward<T>&, const Rows&) {
+  return false;
+}
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_residual_energy_backward(
     const OptionalTensor& grad_y,       // [N, C, *]
@@ -76,20 +89,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_residual_energy_backward(
     a.grad_energy = data_or_null<A>(energies);
     a.z = zs.const_data_ptr<T>();
     a.y = data_or_null<T>(mask);
-    a.weight = data_or_null<A>(weights);
-    a.bias = data_or_null<A>(biases);
     a.mean = data_or_null<A>(means);
     a.rstd = data_or_null<A>(rstds);
     a.keep = data_or_null<A>(keeps);
     a.grad_z = output_mask[0] ? grad_z.mutable_data_ptr<T>() : nullptr;
     a.grad_x = output_mask[1] ? grad_x.mutable_data_ptr<T>() : nullptr;
-    // behind a ReLU the gradient of x is that of the sum: the second pass needs no mask again
-    a.grad_u = a.grad_x ? a.grad_x : a.grad_y;
     a.p = static_cast<A>(p);
     a.at_once = a.grad_z && !training;
-    std::vector<A> of_channels(2 * c);
-    a.mean_g = of_channels.data();
-    a.mean_gz = of_channels.data() + c;
+    a.streamed = streamed(zs);
+    ChannelVectors<A> of_channels(c, data_or_null<A>(weights), data_or_null<A>(biases), a.rstd);
+    of_channels.give(a);
     const double count = static_cast<double>(z.numel() / c);
     const auto finish = [&](int64_t channel, const Sums& totals) {
       finish_sums(a, channel, totals, count, weight_out, bias_out);
@@ -97,13 +106,20 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_residual_energy_backward(
     for_layout(z, format, [&](const auto& layout) {
       std::vector<Sums> partial(layout.blocks * c);
       a.blocks = partial.data();
+      Backward<T> b = a;
+      if (gradient_of_x_in_second_pass(a, layout)) {
+        a.grad_x = nullptr;
+      } else if (a.grad_x) {  // the gradient behind the mask
+        b.grad_y = a.grad_x;
+        b.grad_x = nullptr;
+      }
       for_power(energies.has_value(), p, [&](auto power) {
         if (mask && a.grad_x) {
-          backward<T, power(), Mask::output, Mask::none>(a, layout, finish);
+          backward<T, power(), Mask::output, Mask::none>(a, b, layout, finish);
         } else if (mask) {
-          backward<T, power(), Mask::output, Mask::output>(a, layout, finish);
+          backward<T, power(), Mask::output, Mask::output>(a, b, layout, finish);
         } else {
-          backward<T, power(), Mask::none, Mask::none>(a, layout, finish);
+          backward<T, power(), Mask::none, Mask::none>(a, b, layout, finish);
         }
       });
     });

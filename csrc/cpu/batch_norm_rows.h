@@ -52,24 +52,6 @@ TRGL_INLINE void for_columns(int64_t channels, const F& f) {
   }
 }
 
-// A channel's values as the vectors [c, c + W) of the columns.
-template <class A, int W>
-struct Column {
-  simd::Vector<A, W> mean, rstd, weight, bias, slope, mean_g, mean_gz;
-
-  Column() = default;
-
-  template <class T>
-  TRGL_INLINE Column(const Backward<T>& a, int64_t c)
-      : mean(simd::load<W>(a.mean + c)),
-        rstd(simd::load<W>(a.rstd + c)),
-        weight(a.weight ? simd::load<W>(a.weight + c) : simd::broadcast<A, W>(A(1))),
-        bias(a.bias ? simd::load<W>(a.bias + c) : simd::Vector<A, W>{}),
-        slope(rstd * weight),
-        mean_g(simd::load<W>(a.mean_g + c)),
-        mean_gz(simd::load<W>(a.mean_gz + c)) {}
-};
-
 // Moments of every channel in blocks [first, last).
 template <class T>
 struct RowStatistics {
@@ -103,13 +85,13 @@ struct RowStatistics {
   }
 
   template <int BYTES>
-  static TRGL_INLINE void run(const Forward<T>* a, const Rows* rows, int64_t first, int64_t last) {
+  static TRGL_INLINE void run(const Forward<T>& a, const Rows& rows, int64_t first, int64_t last) {
     for (int64_t block = first; block < last; ++block) {
-      const int64_t begin = block * rows->height;
-      const int64_t end = std::min(rows->rows, begin + rows->height);
+      const int64_t begin = block * rows.height;
+      const int64_t end = std::min(rows.rows, begin + rows.height);
       for_columns<BYTES / sizeof(A)>(
-          rows->channels, [&](auto width, auto side, int64_t c) TRGL_INLINE_LAMBDA {
-            columns<width, side>(*a, *rows, block, begin, end, c);
+          rows.channels, [&](auto width, auto side, int64_t c) TRGL_INLINE_LAMBDA {
+            columns<width, side>(a, rows, block, begin, end, c);
           });
     }
   }
@@ -132,7 +114,7 @@ struct RowApply {
     }
     q = q * keep;
     const simd::Vector<A, W> u = simd::load<W>(a.x + at) + q;
-    simd::store<W>(a.y + at, simd::at_least<A, W>(u, a.floor));
+    simd::store<W>(a.y + at, simd::at_least<A, W>(u, a.floor), a.streamed);
     if constexpr (P == Power::none) {
       return q;
     } else {
@@ -141,28 +123,28 @@ struct RowApply {
   }
 
   template <int BYTES>
-  static TRGL_INLINE void run(const Forward<T>* a, const Rows* rows, int64_t first, int64_t last) {
+  static TRGL_INLINE void run(const Forward<T>& a, const Rows& rows, int64_t first, int64_t last) {
     constexpr int W = BYTES / sizeof(A);
     for (int64_t unit = first; unit < last; ++unit) {
-      const int64_t n = unit / rows->tiles, begin = unit % rows->tiles * rows->tile;
-      const int64_t end = std::min(rows->size, begin + rows->tile);
-      const A keep = a->keep ? a->keep[n] : A(1);
+      const int64_t n = unit / rows.tiles, begin = unit % rows.tiles * rows.tile;
+      const int64_t end = std::min(rows.size, begin + rows.tile);
+      const A keep = a.keep ? a.keep[n] : A(1);
       simd::Vector<A, W> total{};
       double rest = 0.0;
-      for (int64_t row = n * rows->size + begin; row < n * rows->size + end; ++row) {
-        const int64_t base = row * rows->channels;
+      for (int64_t row = n * rows.size + begin; row < n * rows.size + end; ++row) {
+        const int64_t base = row * rows.channels;
         simd::Vector<A, W> of_row{};
         int64_t c = 0;
-        for (; c + W <= rows->channels; c += W) {
-          of_row += element<W>(*a, base + c, c, keep);
+        for (; c + W <= rows.channels; c += W) {
+          of_row += element<W>(a, base + c, c, keep);
         }
         total += of_row;
-        for (; c < rows->channels; ++c) {
-          rest += element<1>(*a, base + c, c, keep)[0];
+        for (; c < rows.channels; ++c) {
+          rest += element<1>(a, base + c, c, keep)[0];
         }
       }
       if constexpr (P != Power::none) {
-        a->partial[unit] = static_cast<A>(simd::sum<A, W>(total) + rest);
+        a.partial[unit] = static_cast<A>(simd::sum<A, W>(total) + rest);
       }
     }
   }
@@ -181,117 +163,22 @@ struct RowRectify {
       slope = slope * simd::load<W>(a.weight + c);
     }
     const auto bias = a.bias ? simd::load<W>(a.bias + c) : simd::Vector<A, W>{};
-    simd::store<W>(a.y + at, simd::at_least<A, W>(normalized(centred, slope, bias), A(0)));
+    simd::store<W>(
+        a.y + at, simd::at_least<A, W>(normalized(centred, slope, bias), A(0)), a.streamed);
   }
 
   template <int BYTES>
   static TRGL_INLINE void run(
-      const Rectified<T>* a, const Rows* rows, int64_t first, int64_t last) {
+      const Rectified<T>& a, const Rows& rows, int64_t first, int64_t last) {
     constexpr int W = BYTES / sizeof(A);
     for (int64_t row = first; row < last; ++row) {
-      const int64_t base = row * rows->channels;
+      const int64_t base = row * rows.channels;
       int64_t c = 0;
-      for (; c + W <= rows->channels; c += W) {
-        element<W>(*a, base + c, c);
+      for (; c + W <= rows.channels; c += W) {
+        element<W>(a, base + c, c);
       }
-      for (; c < rows->channels; ++c) {
-        element<1>(*a, base + c, c);
-      }
-    }
-  }
-};
-
-// Σg and Σg·ẑ of every channel in blocks [first, last), and the gradient of x.
-template <class T, Power P, Mask MASK>
-struct RowReduce {
-  using A = Accumulator<T>;
-
-  // Adds rows [begin, end) to the sums of SIDE vectors of channels.
-  template <int W, int SIDE>
-  static TRGL_INLINE void columns(
-      const Backward<T>& a,
-      const Rows& rows,
-      int64_t begin,
-      int64_t end,
-      int64_t c,
-      A* of_g,     // [C]
-      A* of_gz) {  // [C]
-    Column<A, W> column[SIDE];
-    simd::Vector<A, W> sum_g[SIDE], sum_gz[SIDE];
-    for (int i = 0; i < SIDE; ++i) {
-      column[i] = Column<A, W>(a, c + i * W);
-      sum_g[i] = simd::load<W>(of_g + c + i * W);
-      sum_gz[i] = simd::load<W>(of_gz + c + i * W);
-    }
-    for (int64_t row = begin; row < end;) {
-      const int64_t n = row / rows.size;
-      const Sample<A> sample(a, n);
-      for (const int64_t stop = std::min(end, (n + 1) * rows.size); row < stop; ++row) {
-        for (int i = 0; i < SIDE; ++i) {
-          const int64_t at = row * rows.channels + c + i * W;
-          const auto [g, z_hat] = gradient<P, MASK, true, W>(a, a.grad_y, at, column[i], sample);
-          sum_g[i] += g;
-          sum_gz[i] += g * z_hat;
-        }
-      }
-    }
-    for (int i = 0; i < SIDE; ++i) {
-      simd::store<W>(of_g + c + i * W, sum_g[i]);
-      simd::store<W>(of_gz + c + i * W, sum_gz[i]);
-    }
-  }
-
-  template <int BYTES>
-  static TRGL_INLINE void run(const Backward<T>* a, const Rows* rows, int64_t first, int64_t last) {
-    constexpr int W = BYTES / sizeof(A);
-    // Sums that fit the registers go down the block. More of them wait in the cache while a row is
-    // read to its end: down a part of each row, memory is a quarter slower (EPYC, C = 64 and more).
-    const int64_t strip = rows->channels > kSide * W ? 1 : rows->height;
-    std::vector<A> sums(2 * rows->channels);
-    A *of_g = sums.data(), *of_gz = sums.data() + rows->channels;
-    for (int64_t block = first; block < last; ++block) {
-      const int64_t begin = block * rows->height;
-      const int64_t end = std::min(rows->rows, begin + rows->height);
-      std::fill(sums.begin(), sums.end(), A(0));
-      for (int64_t row = begin; row < end; row += strip) {
-        const int64_t stop = std::min(end, row + strip);
-        for_columns<W>(rows->channels, [&](auto width, auto side, int64_t c) TRGL_INLINE_LAMBDA {
-          columns<width, side>(*a, *rows, row, stop, c, of_g, of_gz);
-        });
-      }
-      for (int64_t c = 0; c < rows->channels; ++c) {
-        a->blocks[block * rows->channels + c] = {
-            static_cast<double>(of_g[c]), static_cast<double>(of_gz[c])};
-      }
-    }
-  }
-};
-
-// The gradient of z in rows [first, last).
-template <class T, Power P, Mask MASK>
-struct RowGradient {
-  using A = Accumulator<T>;
-
-  template <int W>
-  static TRGL_INLINE void element(
-      const Backward<T>& a, int64_t at, int64_t c, const Sample<A>& sample) {
-    const Column<A, W> column(a, c);
-    const auto [g, z_hat] = gradient<P, MASK, false, W>(a, a.grad_u, at, column, sample);
-    simd::store<W>(a.grad_z + at, (g - column.mean_g - z_hat * column.mean_gz) * column.slope);
-  }
-
-  template <int BYTES>
-  static TRGL_INLINE void run(const Backward<T>* a, const Rows* rows, int64_t first, int64_t last) {
-    constexpr int W = BYTES / sizeof(A);
-    for (int64_t row = first; row < last; ++row) {
-      const Sample<A> sample(*a, row / rows->size);
-      const int64_t base = row * rows->channels;
-      int64_t c = 0;
-      for (; c + W <= rows->channels; c += W) {
-        element<W>(*a, base + c, c, sample);
-      }
-      for (; c < rows->channels; ++c) {
-        element<1>(*a, base + c, c, sample);
+      for (; c < rows.channels; ++c) {
+        element<1>(a, base + c, c);
       }
     }
   }

@@ -24,6 +24,7 @@ struct Displacement {
   const A* grad_energy = nullptr;  // [N]
   T* grad_x = nullptr;             // [N, D] or null
   T* grad_y = nullptr;             // [N, D] or null
+  bool streamed = false;           // grad_x and grad_y are written past the caches
 
   template <int W>
   TRGL_INLINE simd::Vector<A, W> at(int64_t i) const {
@@ -36,9 +37,8 @@ struct ForwardKernel {
   using A = Accumulator<T>;
 
   template <int BYTES>
-  static TRGL_INLINE void run(const Displacement<T>* args, int64_t first, int64_t last) {
+  static TRGL_INLINE void run(const Displacement<T>& a, int64_t first, int64_t last) {
     constexpr int W = BYTES / sizeof(A);
-    const Displacement<T>& a = *args;
     const Geometry& g = *a.geometry;
     for_tiles(
         g, first, last,
@@ -62,17 +62,16 @@ struct BackwardKernel {
   static TRGL_INLINE void element(const Displacement<T>& a, int64_t i, A weight) {
     const auto grad = weight * simd::slope<P, A, W>(a.template at<W>(i), a.p);
     if (a.grad_x) {
-      simd::store<W>(a.grad_x + i, -grad);
+      simd::store<W>(a.grad_x + i, -grad, a.streamed);
     }
     if (a.grad_y) {
-      simd::store<W>(a.grad_y + i, grad);
+      simd::store<W>(a.grad_y + i, grad, a.streamed);
     }
   }
 
   template <int BYTES>
-  static TRGL_INLINE void run(const Displacement<T>* args, int64_t first, int64_t last) {
+  static TRGL_INLINE void run(const Displacement<T>& a, int64_t first, int64_t last) {
     constexpr int W = BYTES / sizeof(A);
-    const Displacement<T>& a = *args;
     const Geometry& g = *a.geometry;
     for_tiles(
         g, first, last, [&](int64_t, int64_t n, int64_t begin, int64_t end) TRGL_INLINE_LAMBDA {
@@ -128,8 +127,7 @@ Tensor displacement_energy(
     for_power(true, p, [&](auto power) {
       if constexpr (power() != Power::none) {
         parallel_for(g.batch * g.tiles, g.tile, [&](int64_t first, int64_t last) {
-          simd::dispatch<ForwardKernel<T, power()>>(
-              static_cast<const Displacement<T>*>(&args), first, last);
+          simd::dispatch<ForwardKernel<T, power()>>(args, first, last);
         });
       }
     });
@@ -160,11 +158,11 @@ std::tuple<Tensor, Tensor> displacement_energy_backward(
     args.grad_energy = weights.const_data_ptr<Accumulator<T>>();
     args.grad_x = output_mask[0] ? grad_x.mutable_data_ptr<T>() : nullptr;
     args.grad_y = output_mask[1] ? grad_y.mutable_data_ptr<T>() : nullptr;
+    args.streamed = streamed(pair.x);
     for_power(true, p, [&](auto power) {
       if constexpr (power() != Power::none) {
         parallel_for(g.batch * g.tiles, g.tile, [&](int64_t first, int64_t last) {
-          simd::dispatch<BackwardKernel<T, power()>>(
-              static_cast<const Displacement<T>*>(&args), first, last);
+          simd::dispatch<BackwardKernel<T, power()>>(args, first, last);
         });
       }
     });

@@ -24,6 +24,7 @@ struct Forward {
   A* partial;      // [N, tiles]
   A p;
   A floor;
+  bool streamed;  // y is written past the caches
   const Geometry* geometry;
 };
 
@@ -36,7 +37,7 @@ struct ForwardKernel {
       const Forward<T, R>& a, int64_t at, int64_t i, const Factor& factor) {
     const auto q = simd::load<W>(a.r + at) * factor.template at<W>(i);
     const auto u = simd::load<W>(a.x + at) + q;
-    simd::store<W>(a.y + at, simd::at_least<A, W>(u, a.floor));
+    simd::store<W>(a.y + at, simd::at_least<A, W>(u, a.floor), a.streamed);
     if constexpr (P == Power::none) {
       return q;
     } else {
@@ -45,9 +46,8 @@ struct ForwardKernel {
   }
 
   template <int BYTES>
-  static TRGL_INLINE void run(const Forward<T, R>* args, int64_t first, int64_t last) {
+  static TRGL_INLINE void run(const Forward<T, R>& a, int64_t first, int64_t last) {
     constexpr int W = BYTES / sizeof(A);
-    const Forward<T, R>& a = *args;
     const Geometry& g = *a.geometry;
     for_tiles(
         g, first, last,
@@ -94,12 +94,19 @@ std::tuple<Tensor, Tensor> residual_energy(
     using R = decltype(u);
     using A = Accumulator<T>;
     const Forward<T, R> args{
-        xs.const_data_ptr<T>(),  rs.const_data_ptr<R>(),          y.mutable_data_ptr<T>(),
-        data_or_null<A>(scales), data_or_null<A>(keeps),          partial.mutable_data_ptr<A>(),
-        static_cast<A>(p),       activation_floor<A>(activation), &g};
+        xs.const_data_ptr<T>(),
+        rs.const_data_ptr<R>(),
+        y.mutable_data_ptr<T>(),
+        data_or_null<A>(scales),
+        data_or_null<A>(keeps),
+        partial.mutable_data_ptr<A>(),
+        static_cast<A>(p),
+        activation_floor<A>(activation),
+        streamed(y),
+        &g};
     for_power(with_energy, p, [&](auto power) {
       parallel_for(g.batch * g.tiles, g.tile, [&](int64_t first, int64_t last) {
-        simd::dispatch<ForwardKernel<T, R, power()>>(&args, first, last);
+        simd::dispatch<ForwardKernel<T, R, power()>>(args, first, last);
       });
     });
     add_energies<A>(partial, g, energy);

@@ -32,6 +32,7 @@ struct Backward {
   R* grad_r;             // [N, D] or null
   A* grad_scale;         // [N, tiles, C] or null
   A p;
+  bool streamed;  // grad_x and grad_r are written past the caches
   const Geometry* geometry;
 };
 
@@ -51,7 +52,7 @@ struct BackwardKernel {
       grad = simd::mask<A, W>(grad, simd::load<W>(a.y + at));
     }
     if (a.grad_x) {
-      simd::store<W>(a.grad_x + at, grad);
+      simd::store<W>(a.grad_x + at, grad, a.streamed);
     }
     const auto r = simd::load<W>(a.r + at);
     const auto f = factor.template at<W>(i);
@@ -61,15 +62,14 @@ struct BackwardKernel {
       grad += weight * simd::slope<P, A, W>(r * f, a.p);
     }
     if (a.grad_r) {
-      simd::store<W>(a.grad_r + at, grad * f);
+      simd::store<W>(a.grad_r + at, grad * f, a.streamed);
     }
     return grad * (r * keep);
   }
 
   template <int BYTES>
-  static TRGL_INLINE void run(const Backward<T, R>* args, int64_t first, int64_t last) {
+  static TRGL_INLINE void run(const Backward<T, R>& a, int64_t first, int64_t last) {
     constexpr int W = BYTES / sizeof(A);
-    const Backward<T, R>& a = *args;
     const Geometry& g = *a.geometry;
     for_tiles(
         g, first, last,
@@ -180,21 +180,22 @@ std::tuple<Tensor, Tensor, Tensor> residual_energy_backward(
         output_mask[1] ? grad_r.mutable_data_ptr<R>() : nullptr,
         wants_scale ? partial.mutable_data_ptr<A>() : nullptr,
         static_cast<A>(p),
+        streamed(rs),
         &g};
     for_power(weights.has_value(), p, [&](auto power) {
       parallel_for(g.batch * g.tiles, g.tile, [&](int64_t first, int64_t last) {
         if (mask) {
-          simd::dispatch<BackwardKernel<T, R, power(), Way::masked>>(&args, first, last);
+          simd::dispatch<BackwardKernel<T, R, power(), Way::masked>>(args, first, last);
         } else if constexpr (power() == Power::none) {
-          simd::dispatch<BackwardKernel<T, R, power(), Way::plain>>(&args, first, last);
+          simd::dispatch<BackwardKernel<T, R, power(), Way::plain>>(args, first, last);
         } else {
           if constexpr (std::is_same_v<T, R>) {
             if (recovers) {
-              simd::dispatch<BackwardKernel<T, R, power(), Way::recovered>>(&args, first, last);
+              simd::dispatch<BackwardKernel<T, R, power(), Way::recovered>>(args, first, last);
               return;
             }
           }
-          simd::dispatch<BackwardKernel<T, R, power(), Way::plain>>(&args, first, last);
+          simd::dispatch<BackwardKernel<T, R, power(), Way::plain>>(args, first, last);
         }
       });
     });

@@ -9,6 +9,7 @@
 #include <torch/library.h>
 
 #include <tuple>
+#include <vector>
 
 #include "partial_sums.h"
 
@@ -35,6 +36,7 @@ struct Forward {
   const Rows* rows;
   int64_t tile;   // rows that share a partial energy
   int64_t tiles;  // in a sample
+  bool streamed;  // y and normed are written past the caches
 };
 
 template <class T, class R, Power P>
@@ -54,10 +56,11 @@ struct ForwardKernel {
       int64_t at,
       int64_t i,
       const Factor& factor,
+      T* y,  // [C], the row
       simd::Vector<A, W>& sum) {
     const auto q = simd::load<W>(a.r + at + i) * factor.template at<W>(i);
     const simd::Vector<A, W> u = simd::load<W>(a.x + at + i) + q;
-    simd::store<W>(a.y + at + i, u);
+    simd::store<W>(y + i, u);
     sum += u;
     if constexpr (P == Power::none) {
       return q;
@@ -69,15 +72,15 @@ struct ForwardKernel {
   // Writes a row of y; returns its sum but for the rounding to y's type.
   template <int W, class Factor>
   static TRGL_INLINE A
-  add_row(const Forward<T, R>& a, int64_t at, const Factor& factor, Energy<W>& energy) {
+  add_row(const Forward<T, R>& a, int64_t at, const Factor& factor, T* y, Energy<W>& energy) {
     RowSum<A, W> sum;
     simd::Vector<A, W> run{};
     for_row<W>(
         a.rows->width,
-        [&](int64_t i) TRGL_INLINE_LAMBDA { run += add<W>(a, at, i, factor, sum.run); },
+        [&](int64_t i) TRGL_INLINE_LAMBDA { run += add<W>(a, at, i, factor, y, sum.run); },
         [&](int64_t i) TRGL_INLINE_LAMBDA {
           simd::Vector<A, 1> one{};
-          energy.rest += add<1>(a, at, i, factor, one)[0];
+          energy.rest += add<1>(a, at, i, factor, y, one)[0];
           sum.rest += one[0];
         },
         [&]() TRGL_INLINE_LAMBDA {
@@ -90,17 +93,17 @@ struct ForwardKernel {
 
   // Mean and variance of a row of y from its distances to `near`, the mean but for its rounding.
   template <int W>
-  static TRGL_INLINE std::pair<A, double> moments(const Forward<T, R>& a, int64_t at, A near) {
+  static TRGL_INLINE std::pair<A, double> moments(const T* y, int64_t width, A near) {
     RowSum<A, W> distance, squares;
     for_row<W>(
-        a.rows->width,
+        width,
         [&](int64_t i) TRGL_INLINE_LAMBDA {
-          const simd::Vector<A, W> d = simd::load<W>(a.y + at + i) - near;
+          const simd::Vector<A, W> d = simd::load<W>(y + i) - near;
           distance.run += d;
           squares.run += d * d;
         },
         [&](int64_t i) TRGL_INLINE_LAMBDA {
-          const A d = simd::load<1>(a.y + at + i)[0] - near;
+          const A d = simd::load<1>(y + i)[0] - near;
           distance.rest += d;
           squares.rest += d * d;
         },
@@ -108,29 +111,36 @@ struct ForwardKernel {
           distance.fold();
           squares.fold();
         });
-    const double count = static_cast<double>(a.rows->width), moved = distance.value();
+    const double count = static_cast<double>(width), moved = distance.value();
     const double shift = moved / count;
     const double var = (squares.value() - moved * shift) / count;
     return {static_cast<A>(near + shift), var < 0.0 ? 0.0 : var};  // NaN stays
   }
 
+  // Writes the row's normed, and y where it is not there yet.
   template <int W>
-  static TRGL_INLINE void normalize(const Forward<T, R>& a, int64_t at, int64_t i, A mean, A rstd) {
-    simd::Vector<A, W> v = (simd::load<W>(a.y + at + i) - mean) * rstd;
+  static TRGL_INLINE void normalize(
+      const Forward<T, R>& a, int64_t at, int64_t i, const T* y, A mean, A rstd) {
+    const auto u = simd::load<W>(y + i);
+    if (a.streamed) {
+      simd::store<W>(a.y + at + i, u, true);
+    }
+    simd::Vector<A, W> v = (u - mean) * rstd;
     if (a.weight) {
       v = v * simd::load<W>(a.weight + i);
     }
     if (a.bias) {
       v = v + simd::load<W>(a.bias + i);
     }
-    simd::store<W>(a.normed + at + i, v);
+    simd::store<W>(a.normed + at + i, v, a.streamed);
   }
 
   template <int BYTES>
-  static TRGL_INLINE void run(const Forward<T, R>* args, int64_t first, int64_t last) {
+  static TRGL_INLINE void run(const Forward<T, R>& a, int64_t first, int64_t last) {
     constexpr int W = BYTES / sizeof(A);
-    const Forward<T, R>& a = *args;
     const int64_t width = a.rows->width;
+    // a row of y that goes past the caches waits here until it has been normalized
+    std::vector<T> waiting(a.streamed ? width : 0);
     for (int64_t unit = first; unit < last; ++unit) {
       const int64_t n = unit / a.tiles, begin = unit % a.tiles * a.tile;
       const int64_t end = std::min(begin + a.tile, a.rows->size);
@@ -138,18 +148,19 @@ struct ForwardKernel {
       Energy<W> energy;
       for (int64_t row = n * a.rows->size + begin; row < n * a.rows->size + end; ++row) {
         const int64_t at = row * width;
-        const A sum = a.scale ? add_row<W>(a, at, PerLane<A>{a.scale, keep}, energy)
-                              : add_row<W>(a, at, Uniform<A>{keep}, energy);
-        const auto [mean, var] = moments<W>(a, at, sum / static_cast<A>(width));
+        T* y = a.streamed ? waiting.data() : a.y + at;
+        const A sum = a.scale ? add_row<W>(a, at, PerLane<A>{a.scale, keep}, y, energy)
+                              : add_row<W>(a, at, Uniform<A>{keep}, y, energy);
+        const auto [mean, var] = moments<W>(y, width, sum / static_cast<A>(width));
         const A rstd = static_cast<A>(1.0 / std::sqrt(var + a.eps));
         a.mean[row] = mean;
         a.rstd[row] = rstd;
         int64_t i = 0;
         for (; i + W <= width; i += W) {
-          normalize<W>(a, at, i, mean, rstd);
+          normalize<W>(a, at, i, y, mean, rstd);
         }
         for (; i < width; ++i) {
-          normalize<1>(a, at, i, mean, rstd);
+          normalize<1>(a, at, i, y, mean, rstd);
         }
       }
       if constexpr (P != Power::none) {
@@ -208,10 +219,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> residual_energy_layer_norm(
         eps,
         &rows,
         tile,
-        tiles};
+        tiles,
+        streamed(y)};
     for_power(with_energy, p, [&](auto power) {
       parallel_for(rows.batch * tiles, tile * rows.width, [&](int64_t first, int64_t last) {
-        simd::dispatch<ForwardKernel<T, R, power()>>(&args, first, last);
+        simd::dispatch<ForwardKernel<T, R, power()>>(args, first, last);
       });
     });
     if (with_energy && !direct) {

@@ -116,10 +116,11 @@ Outputs residual_energy_layer_norm_backward(
         sums_of(2),
         static_cast<A>(p),
         &rows,
-        block};
+        block,
+        streamed(ys)};
     for_power(with_energy, p, [&](auto power) {
       parallel_for(blocks, block * rows.width, [&](int64_t first, int64_t last) {
-        simd::dispatch<BackwardKernel<T, R, power()>>(&args, first, last);
+        simd::dispatch<BackwardKernel<T, R, power()>>(args, first, last);
       });
     });
     for (int i = 0; i < 3; ++i) {

@@ -28,6 +28,7 @@ struct Backward {
   A p;
   const Rows* rows;
   int64_t block;  // rows that share partial sums
+  bool streamed;  // grad_x and grad_r are written past the caches
 };
 
 // What the gradient needs of a row.
@@ -108,7 +109,7 @@ struct BackwardKernel {
       grad += (g - row.mean_g - y_hat * row.mean_gy) * row.rstd;
     }
     if (a.grad_x) {
-      simd::store<W>(a.grad_x + at, grad);
+      simd::store<W>(a.grad_x + at, grad, a.streamed);
     }
     if (!a.grad_r && !to_scale) {
       return;
@@ -123,7 +124,7 @@ struct BackwardKernel {
       grad += row.slope * simd::slope<P, A, W>(q, a.p);
     }
     if (a.grad_r) {
-      simd::store<W>(a.grad_r + at, grad * factor);
+      simd::store<W>(a.grad_r + at, grad * factor, a.streamed);
     }
     if (to_scale) {
       add_to<W, A>(to_scale + i, grad * (simd::load<W>(a.r + at) * row.keep));
@@ -140,9 +141,8 @@ struct BackwardKernel {
   }
 
   template <int BYTES>
-  static TRGL_INLINE void run(const Backward<T, R>* args, int64_t first, int64_t last) {
+  static TRGL_INLINE void run(const Backward<T, R>& a, int64_t first, int64_t last) {
     constexpr int W = BYTES / sizeof(A);
-    const Backward<T, R>& a = *args;
     const int64_t width = a.rows->width, count = a.rows->batch * a.rows->size;
     for (int64_t block = first; block < last; ++block) {
       A* to_weight = zeros(a.grad_weight, block, width);

@@ -108,17 +108,38 @@ TRGL_INLINE Vector<Accumulator<T>, W> load(const T* from) {
   }
 }
 
-template <int W, class T>
-TRGL_INLINE void store(T* to, Vector<Accumulator<T>, W> value) {
+// The values as they lie in memory.
+template <class T, int W>
+TRGL_INLINE auto narrow(Vector<Accumulator<T>, W> value) {
   if constexpr (std::is_same_v<T, c10::BFloat16>) {
-    const auto bits = narrow_bfloat16<W>(value);
-    std::memcpy(to, &bits, sizeof(bits));
+    return narrow_bfloat16<W>(value);
   } else if constexpr (std::is_same_v<T, c10::Half>) {
-    const auto bits = narrow_half<W>(value);
-    std::memcpy(to, &bits, sizeof(bits));
+    return narrow_half<W>(value);
   } else {
-    std::memcpy(to, &value, sizeof(value));
+    return value;
   }
+}
+
+// Through the caches; or past them where `streamed`, the processor can and `to` is aligned for it.
+// What went past them is in memory for other threads when `dispatch` returns.
+template <int W, class T>
+TRGL_INLINE void store(T* to, Vector<Accumulator<T>, W> value, bool streamed = false) {
+  const auto bits = narrow<T, W>(value);
+#if defined(__x86_64__)
+  constexpr size_t size = sizeof(bits), width = sizeof(value);
+  if constexpr (size >= 16) {
+    if (streamed && reinterpret_cast<uintptr_t>(to) % size == 0) {
+      char (&memory)[size] = *reinterpret_cast<char (*)[size]>(to);
+      if constexpr (width == 16) {  // the encoding of the instruction set that a kernel runs on
+        asm("movntps %1, %0" : "=m"(memory) : "x"(bits));
+      } else {
+        asm("vmovntps %1, %0" : "=m"(memory) : "v"(bits));
+      }
+      return;
+    }
+  }
+#endif
+  std::memcpy(to, &bits, sizeof(bits));
 }
 
 // Sum of the lanes, in their order.
@@ -242,14 +263,18 @@ void dispatch(Args... args) {
 #if defined(__x86_64__)
   switch (isa()) {
     case Isa::avx512:
-      return run_avx512<Kernel>(args...);
-    case Isa::avx2:
-      return run_avx2<Kernel>(args...);
-    case Isa::base:
+      run_avx512<Kernel>(args...);
       break;
+    case Isa::avx2:
+      run_avx2<Kernel>(args...);
+      break;
+    case Isa::base:
+      Kernel::template run<16>(args...);
   }
-#endif
+  __builtin_ia32_sfence();
+#else
   Kernel::template run<16>(args...);
+#endif
 }
 
 }  // namespace trgl::simd

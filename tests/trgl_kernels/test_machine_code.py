@@ -1,4 +1,4 @@
-"""The compiled kernels for AVX-512 keep their vectors whole."""
+"""The compiled kernels keep their vectors whole, and write large maps past the caches."""
 
 import platform
 import re
@@ -14,19 +14,34 @@ from trgl_kernels import extension
 LANE = re.compile(r"vbroadcasts[sd] (?![^,]*\(%rip\)).*\{%k\d\}")
 
 
-@pytest.mark.skipif(shutil.which("objdump") is None, reason="objdump is not installed")
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="its instructions are those of x86-64")
-def test_no_vector_is_put_together_lane_by_lane() -> None:
-    """GCC makes sixteen instructions of a broadcast in an inner loop, if it is written naively."""
+@pytest.fixture(scope="module")
+def code() -> str:
+    if shutil.which("objdump") is None:
+        pytest.skip("objdump is not installed")
+    if platform.machine() != "x86_64":
+        pytest.skip("its instructions are those of x86-64")
     if not extension.LIBRARY.exists():
         pytest.skip("the extension is not built")
-    code = subprocess.run(
+    return subprocess.run(
         ["objdump", "--disassemble", "--no-show-raw-insn", str(extension.LIBRARY)],
         check=True,
         capture_output=True,
         text=True,
     ).stdout
+
+
+def test_no_vector_is_put_together_lane_by_lane(code) -> None:
+    """GCC makes sixteen instructions of a broadcast in an inner loop, if it is written naively."""
     assert "vfmadd" in code
     assert "zmm" in code
     # a select may take one; a naive broadcast makes fifteen, in each of a kernel's many instances
     assert len(LANE.findall(code)) < 64
+
+
+@pytest.mark.parametrize("register", ["zmm", "ymm", "xmm"])
+def test_every_width_has_stores_past_the_caches(register, code) -> None:
+    assert re.search(rf"vmovntps %{register}", code)
+
+
+def test_the_baseline_has_them_in_its_own_encoding(code) -> None:
+    assert re.search(r"\smovntps %xmm", code)
