@@ -23,16 +23,19 @@ TRGL_INLINE int64_t strip(const Rows& rows) {
   return rows.channels > kSide * W ? 1 : rows.height;
 }
 
-// Calls f(row, n) for rows [begin, end), n being what the gradient needs of their sample.
-template <Power P, class T, class F>
-TRGL_INLINE void for_rows(
+// Calls f(from, to, sample) for strips of rows [begin, end), each in one sample, with what the
+// gradient needs of that.
+template <Power P, int W, class T, class F>
+TRGL_INLINE void for_strips(
     const Backward<T>& a, const Rows& rows, int64_t begin, int64_t end, const F& f) {
-  for (int64_t row = begin; row < end;) {
-    const int64_t n = row / rows.size;
+  const int64_t step = strip<W>(rows);
+  while (begin < end) {
+    const int64_t n = begin / rows.size, stop = std::min(end, (n + 1) * rows.size);
     const Sample<P, Accumulator<T>> sample(a, n);
-    for (const int64_t stop = std::min(end, (n + 1) * rows.size); row < stop; ++row) {
-      f(row, sample);
+    for (; begin < stop; begin += step) {
+      f(begin, std::min(stop, begin + step), sample);
     }
+    begin = stop;
   }
 }
 
@@ -49,6 +52,7 @@ struct RowReduce {
       int64_t begin,
       int64_t end,
       int64_t c,
+      const Sample<P, A>& sample,
       A* of_g,     // [C]
       A* of_gd) {  // [C]
     Channel<simd::Vector<A, W>> channels[SIDE];
@@ -58,14 +62,14 @@ struct RowReduce {
       sum_g[i] = simd::load<W>(of_g + c + i * W);
       sum_gd[i] = simd::load<W>(of_gd + c + i * W);
     }
-    for_rows<P>(a, rows, begin, end, [&](int64_t row, const auto& sample) TRGL_INLINE_LAMBDA {
+    for (int64_t row = begin; row < end; ++row) {
       for (int i = 0; i < SIDE; ++i) {
         const int64_t at = row * rows.channels + c + i * W;
         const auto [g, centred] = gradient<P, MASK, true, W>(a, at, channels[i], sample);
         sum_g[i] += g;
         sum_gd[i] += g * centred;
       }
-    });
+    }
     for (int i = 0; i < SIDE; ++i) {
       simd::store<W>(of_g + c + i * W, sum_g[i]);
       simd::store<W>(of_gd + c + i * W, sum_gd[i]);
@@ -75,19 +79,19 @@ struct RowReduce {
   template <int BYTES>
   static TRGL_INLINE void run(const Backward<T>& a, const Rows& rows, int64_t first, int64_t last) {
     constexpr int W = BYTES / sizeof(A);
-    const int64_t step = strip<W>(rows);
     std::vector<A> sums(2 * rows.channels);
     A *of_g = sums.data(), *of_gd = sums.data() + rows.channels;
     for (int64_t block = first; block < last; ++block) {
       const int64_t begin = block * rows.height;
       const int64_t end = std::min(rows.rows, begin + rows.height);
       std::fill(sums.begin(), sums.end(), A(0));
-      for (int64_t row = begin; row < end; row += step) {
-        const int64_t stop = std::min(end, row + step);
-        for_columns<W>(rows.channels, [&](auto width, auto side, int64_t c) TRGL_INLINE_LAMBDA {
-          columns<width, side>(a, rows, row, stop, c, of_g, of_gd);
-        });
-      }
+      for_strips<P, W>(
+          a, rows, begin, end,
+          [&](int64_t from, int64_t to, const auto& sample) TRGL_INLINE_LAMBDA {
+            for_columns<W>(rows.channels, [&](auto width, auto side, int64_t c) TRGL_INLINE_LAMBDA {
+              columns<width, side>(a, rows, from, to, c, sample, of_g, of_gd);
+            });
+          });
       for (int64_t c = 0; c < rows.channels; ++c) {
         a.blocks[block * rows.channels + c] = {
             static_cast<double>(of_g[c]), static_cast<double>(of_gd[c])};
@@ -103,30 +107,34 @@ struct RowGradient {
 
   template <int W, int SIDE>
   static TRGL_INLINE void columns(
-      const Backward<T>& a, const Rows& rows, int64_t begin, int64_t end, int64_t c) {
+      const Backward<T>& a,
+      const Rows& rows,
+      int64_t begin,
+      int64_t end,
+      int64_t c,
+      const Sample<P, A>& sample) {
     Channel<simd::Vector<A, W>> channels[SIDE];
     for (int i = 0; i < SIDE; ++i) {
       channels[i] = channels_at<W>(a, c + i * W);
     }
-    for_rows<P>(a, rows, begin, end, [&](int64_t row, const auto& sample) TRGL_INLINE_LAMBDA {
+    for (int64_t row = begin; row < end; ++row) {
       for (int i = 0; i < SIDE; ++i) {
         const int64_t at = row * rows.channels + c + i * W;
         const auto of = gradient<P, MASK, false, W>(a, at, channels[i], sample);
         store_gradient_of_z<W>(a, at, channels[i], of);
       }
-    });
+    }
   }
 
   template <int BYTES>
   static TRGL_INLINE void run(const Backward<T>& a, const Rows& rows, int64_t first, int64_t last) {
     constexpr int W = BYTES / sizeof(A);
-    const int64_t step = strip<W>(rows);
-    for (int64_t row = first; row < last; row += step) {
-      const int64_t stop = std::min(last, row + step);
-      for_columns<W>(rows.channels, [&](auto width, auto side, int64_t c) TRGL_INLINE_LAMBDA {
-        columns<width, side>(a, rows, row, stop, c);
-      });
-    }
+    for_strips<P, W>(
+        a, rows, first, last, [&](int64_t from, int64_t to, const auto& sample) TRGL_INLINE_LAMBDA {
+          for_columns<W>(rows.channels, [&](auto width, auto side, int64_t c) TRGL_INLINE_LAMBDA {
+            columns<width, side>(a, rows, from, to, c, sample);
+          });
+        });
   }
 };
 
