@@ -121,11 +121,12 @@ TRGL_INLINE auto narrow(Vector<Accumulator<T>, W> value) {
 }
 
 // Through the caches; or past them where `streamed`, the processor can and `to` is aligned for it.
-// What went past them is in memory for other threads when `dispatch` returns.
+// What went past them is in memory for other threads when `dispatch` returns. (An instruction by
+// name, because an intrinsic cannot be inlined into a function without its instruction set.)
 template <int W, class T>
 TRGL_INLINE void store(T* to, Vector<Accumulator<T>, W> value, bool streamed = false) {
   const auto bits = narrow<T, W>(value);
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(__clang__)
   constexpr size_t size = sizeof(bits), width = sizeof(value);
   if constexpr (size >= 16) {
     if (streamed && reinterpret_cast<uintptr_t>(to) % size == 0) {
