@@ -54,51 +54,56 @@ void finish_sums(
   a.mean_gd[c] = static_cast<A>(sums.gd * a.rstd[c] * a.rstd[c] / count);
 }
 
-// What either pass reads and writes; FIRST and SECOND say what masks the gradient that it reads.
+// `of_sums` and `of_z` are what the first and the second pass read and write; FIRST and SECOND say
+// what masks the gradient that they read.
 template <class T, Power P, Mask FIRST, Mask SECOND, class Finish>
 void backward(
-    const Backward<T>& a, const Backward<T>& b, const Planes& planes, const Finish& finish) {
+    const Backward<T>& of_sums,
+    const Backward<T>& of_z,
+    const Planes& planes,
+    const Finish& finish) {
   const auto reduce = [&](int64_t first, int64_t last) {
-    simd::dispatch<PlaneReduce<T, P, FIRST>>(a, planes, first, last);
+    simd::dispatch<PlaneReduce<T, P, FIRST>>(of_sums, planes, first, last);
   };
   const auto between = [&](int64_t first, int64_t last) {
     for (int64_t c = first; c < last; ++c) {
       Sums sums;
       for (int64_t b = 0; b < planes.blocks; ++b) {
-        sums.g += a.blocks[c * planes.blocks + b].g;
-        sums.gd += a.blocks[c * planes.blocks + b].gd;
+        sums.g += of_sums.blocks[c * planes.blocks + b].g;
+        sums.gd += of_sums.blocks[c * planes.blocks + b].gd;
       }
       finish(c, sums);
     }
   };
   in_two_passes(planes, reduce, between, [&](int64_t first, int64_t last) {
-    if (b.grad_z && !b.at_once) {
-      simd::dispatch<PlaneGradient<T, P, SECOND>>(b, planes, first, last);
+    if (of_z.grad_z && !of_z.at_once) {
+      simd::dispatch<PlaneGradient<T, P, SECOND>>(of_z, planes, first, last);
     }
   });
 }
 
 template <class T, Power P, Mask FIRST, Mask SECOND, class Finish>
-void backward(const Backward<T>& a, const Backward<T>& b, const Rows& rows, const Finish& finish) {
+void backward(
+    const Backward<T>& of_sums, const Backward<T>& of_z, const Rows& rows, const Finish& finish) {
   const int64_t channels = rows.channels;
   parallel_for(rows.blocks, rows.height * channels, [&](int64_t first, int64_t last) {
-    simd::dispatch<RowReduce<T, P, FIRST>>(a, rows, first, last);
+    simd::dispatch<RowReduce<T, P, FIRST>>(of_sums, rows, first, last);
   });
   parallel_for(channels, rows.blocks, [&](int64_t first, int64_t last) {
     std::vector<Sums> sums(last - first);
     for (int64_t b = 0; b < rows.blocks; ++b) {
       for (int64_t c = first; c < last; ++c) {
-        sums[c - first].g += a.blocks[b * channels + c].g;
-        sums[c - first].gd += a.blocks[b * channels + c].gd;
+        sums[c - first].g += of_sums.blocks[b * channels + c].g;
+        sums[c - first].gd += of_sums.blocks[b * channels + c].gd;
       }
     }
     for (int64_t c = first; c < last; ++c) {
       finish(c, sums[c - first]);
     }
   });
-  if (b.grad_z && !b.at_once) {
+  if (of_z.grad_z && !of_z.at_once) {
     parallel_for(rows.rows, channels, [&](int64_t first, int64_t last) {
-      simd::dispatch<RowGradient<T, P, SECOND>>(b, rows, first, last);
+      simd::dispatch<RowGradient<T, P, SECOND>>(of_z, rows, first, last);
     });
   }
 }

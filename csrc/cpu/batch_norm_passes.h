@@ -97,8 +97,8 @@ struct Rectified {
   bool streamed;    // y is written past the caches
 };
 
-// γ·(z − μ)·rstd + β with slope = γ·rstd. Forward and backward must agree on its sign to the last
-// bit: this is the one place where it is computed, with the same roundings in both.
+// γ·(z − μ)·rstd + β with slope = γ·rstd. Forward and backward of a ReLU behind it must agree on
+// its sign to the last bit: this is the one place where both compute it, with the same roundings.
 template <class V, class S>
 TRGL_INLINE V normalized(V centred, S slope, S bias) {
   return centred * slope + bias;
@@ -134,7 +134,8 @@ struct Channel {
   V mean, slope, bias, mean_g, mean_gd;
 };
 
-// What the gradient needs of a sample: at p = 2 it is keep·∂L/∂u + weight·BN(z).
+// What the gradient needs of a sample: g = keep·∂L/∂u + weight·BN(z) at p = 2, and with the slope
+// of |q|^p in place of BN(z) elsewhere.
 template <Power P, class A>
 struct Sample {
   A keep, weight;
@@ -142,9 +143,7 @@ struct Sample {
   template <class T>
   TRGL_INLINE Sample(const Backward<T>& a, int64_t n)
       : keep(a.keep ? a.keep[n] : A(1)), weight(P == Power::none ? A(0) : a.grad_energy[n]) {
-    if constexpr (P == Power::two) {
-      weight *= A(2) * keep * keep;
-    }
+    weight *= P == Power::two ? A(2) * keep * keep : keep;
   }
 };
 
@@ -172,7 +171,7 @@ TRGL_INLINE std::pair<simd::Vector<A, W>, simd::Vector<A, W>> gradient(
       g += u * sample.weight;
     } else {
       const simd::Vector<A, W> q = u * sample.keep;
-      g += simd::slope<P, A, W>(q, a.p) * sample.weight * sample.keep;
+      g += simd::slope<P, A, W>(q, a.p) * sample.weight;
     }
   }
   if constexpr (FIRST) {

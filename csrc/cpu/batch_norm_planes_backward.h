@@ -10,7 +10,7 @@ TRGL_INLINE Channel<A> channel_at(const Backward<T>& a, int64_t c) {
   return {a.mean[c], a.slope[c], a.bias[c], a.mean_g[c], a.mean_gd[c]};
 }
 
-// Σg and Σg·(z − μ) of blocks [first, last), and the gradient of x.
+// Σg and Σg·(z − μ) of blocks [first, last), and the gradient of x where a.grad_x is given.
 template <class T, Power P, Mask MASK>
 struct PlaneReduce {
   using A = Accumulator<T>;
@@ -23,26 +23,31 @@ struct PlaneReduce {
       const int64_t c = unit / planes.blocks;
       const PlaneBlock b = planes.block(unit % planes.blocks);
       const Channel<A> channel = channel_at(a, c);
-      simd::Vector<A, W> sum_g{}, sum_gd{};
+      Chain<W> even, odd;  // an addition waits for no other, and sums are half as long
       Sums total;
       int64_t summed = 0;
+      const auto fold = [&]() TRGL_INLINE_LAMBDA {
+        total.g += simd::sum<A, W>(even.g + odd.g);
+        total.gd += simd::sum<A, W>(even.gd + odd.gd);
+        even = odd = Chain<W>{};
+        summed = 0;
+      };
       for (int64_t n = b.n0; n < b.n1; ++n) {
         const Sample<P, A> sample(a, n);
         const int64_t base = planes.at(n, c);
         int64_t i = b.i0;
         while (i + W <= b.i1) {
-          const int64_t begin = i;
-          for (const int64_t stop = std::min(b.i1, i + kRun); i + W <= stop; i += W) {
-            const auto [g, centred] = gradient<P, MASK, true, W>(a, base + i, channel, sample);
-            sum_g += g;
-            sum_gd += g * centred;
+          const int64_t begin = i, stop = std::min(b.i1, i + kRun);
+          for (; i + 2 * W <= stop; i += 2 * W) {
+            even.add(gradient<P, MASK, true, W>(a, base + i, channel, sample));
+            odd.add(gradient<P, MASK, true, W>(a, base + i + W, channel, sample));
+          }
+          for (; i + W <= stop; i += W) {
+            even.add(gradient<P, MASK, true, W>(a, base + i, channel, sample));
           }
           summed += i - begin;
           if (summed >= kRun) {
-            total.g += simd::sum<A, W>(sum_g);
-            total.gd += simd::sum<A, W>(sum_gd);
-            sum_g = sum_gd = simd::Vector<A, W>{};
-            summed = 0;
+            fold();
           }
         }
         for (; i < b.i1; ++i) {
@@ -51,14 +56,25 @@ struct PlaneReduce {
           total.gd += g[0] * centred[0];
         }
       }
-      total.g += simd::sum<A, W>(sum_g);
-      total.gd += simd::sum<A, W>(sum_gd);
+      fold();
       a.blocks[unit] = total;
     }
   }
+
+  // Σg and Σg·(z − μ), lane by lane.
+  template <int W>
+  struct Chain {
+    simd::Vector<A, W> g{}, gd{};
+
+    TRGL_INLINE void add(const std::pair<simd::Vector<A, W>, simd::Vector<A, W>>& of) {
+      g += of.first;
+      gd += of.first * of.second;
+    }
+  };
 };
 
-// The gradient of z on planes [first, last), numbered channel by channel.
+// The gradient of z on planes [first, last), numbered channel by channel, and that of x where
+// a.grad_x is given.
 template <class T, Power P, Mask MASK>
 struct PlaneGradient {
   using A = Accumulator<T>;

@@ -22,7 +22,7 @@ using namespace batch_norm;
 
 // Which pass writes the gradient of x. The first, as a rule: the second reads it in place of grad_y
 // and the mask. Planes written past the caches would have to come back for that, where grad_y and
-// the mask still are in the cache.
+// the mask still are in the cache if a thread does a channel's passes one after the other.
 template <class T>
 bool gradient_of_x_in_second_pass(const Backward<T>& a, const Planes&) {
   return a.streamed && a.grad_z && !a.at_once;
@@ -106,20 +106,20 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_residual_energy_backward(
     for_layout(z, format, [&](const auto& layout) {
       std::vector<Sums> partial(layout.blocks * c);
       a.blocks = partial.data();
-      Backward<T> b = a;
+      Backward<T> of_z = a;
       if (gradient_of_x_in_second_pass(a, layout)) {
         a.grad_x = nullptr;
       } else if (a.grad_x) {  // the gradient behind the mask
-        b.grad_y = a.grad_x;
-        b.grad_x = nullptr;
+        of_z.grad_y = a.grad_x;
+        of_z.grad_x = nullptr;
       }
       for_power(energies.has_value(), p, [&](auto power) {
         if (mask && a.grad_x) {
-          backward<T, power(), Mask::output, Mask::none>(a, b, layout, finish);
+          backward<T, power(), Mask::output, Mask::none>(a, of_z, layout, finish);
         } else if (mask) {
-          backward<T, power(), Mask::output, Mask::output>(a, b, layout, finish);
+          backward<T, power(), Mask::output, Mask::output>(a, of_z, layout, finish);
         } else {
-          backward<T, power(), Mask::none, Mask::none>(a, b, layout, finish);
+          backward<T, power(), Mask::none, Mask::none>(a, of_z, layout, finish);
         }
       });
     });

@@ -5,8 +5,6 @@
 // channels side by side: a single one, a cache line wide, would skip through memory.
 #pragma once
 
-#include <vector>
-
 #include "batch_norm_passes.h"
 
 namespace trgl::cpu::batch_norm {

@@ -16,8 +16,9 @@ TRGL_INLINE Channel<simd::Vector<A, W>> channels_at(const Backward<T>& a, int64_
 }
 
 // Rows that a pass of the gradient takes together, `height` or one. What it needs of few channels
-// stays in registers down a block. For more of them it waits in the cache while a row is read to
-// its end: down a part of each row, memory is a quarter slower (EPYC, C = 64 and more).
+// stays in registers down a block's part of a sample. For more of them it waits in the cache while
+// a row is read to its end: down a part of each row, memory is a quarter slower (EPYC, C = 64 and
+// more).
 template <int W>
 TRGL_INLINE int64_t strip(const Rows& rows) {
   return rows.channels > kSide * W ? 1 : rows.height;
@@ -39,7 +40,8 @@ TRGL_INLINE void for_strips(
   }
 }
 
-// Σg and Σg·(z − μ) of every channel in blocks [first, last), and the gradient of x.
+// Σg and Σg·(z − μ) of every channel in blocks [first, last), and the gradient of x where a.grad_x
+// is given.
 template <class T, Power P, Mask MASK>
 struct RowReduce {
   using A = Accumulator<T>;

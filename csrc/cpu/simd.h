@@ -122,7 +122,8 @@ TRGL_INLINE auto narrow(Vector<Accumulator<T>, W> value) {
 
 // Through the caches; or past them where `streamed`, the processor can and `to` is aligned for it.
 // What went past them is in memory for other threads when `dispatch` returns. (An instruction by
-// name, because an intrinsic cannot be inlined into a function without its instruction set.)
+// name, because an intrinsic cannot be inlined into a function without its instruction set; clang
+// wants that set even for the name, and stores through the caches.)
 template <int W, class T>
 TRGL_INLINE void store(T* to, Vector<Accumulator<T>, W> value, bool streamed = false) {
   const auto bits = narrow<T, W>(value);
@@ -259,6 +260,8 @@ TRGL_TARGET_AVX512 void run_avx512(Args... args) {
 }
 #endif
 
+// Arguments go by value: the stores of a kernel may reach whatever a reference leads to, which
+// would be read again after each of them.
 template <class Kernel, class... Args>
 void dispatch(Args... args) {
 #if defined(__x86_64__)

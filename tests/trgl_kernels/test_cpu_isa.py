@@ -25,7 +25,7 @@ FILES = (
 )
 NUMBERS = (
     "test_values_and_gradients or bit_by_bit or last_bit or last_places or recovered or infinity "
-    "or half_residues or subnormal or through_the_caches"
+    "or half_residues or subnormal or past_the_caches"
 )
 # planes of 97·101 in channels_last: seconds, for rows of channels that smaller planes have too
 LONG = "channels_last and 101"
