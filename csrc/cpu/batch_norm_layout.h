@@ -17,4 +17,10 @@ void for_layout(const Tensor& z, at::MemoryFormat format, const F& f) {
   }
 }
 
+// Whether outputs of this layout are written past the caches.
+inline bool streamed(const Tensor& z, at::MemoryFormat format) {
+  const int64_t n = z.size(0), c = z.size(1);
+  return z.numel() > 0 && cpu::streamed(z, by_rows(z, format) ? c : z.numel() / (n * c));
+}
+
 }  // namespace trgl::cpu::batch_norm

@@ -70,8 +70,8 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_relu(
       return;
     }
     a.z = zs.const_data_ptr<T>();
-    const Rectified<T> out{a.z,        y.mutable_data_ptr<T>(), a.weight, a.bias, a.mean, a.rstd,
-                           streamed(y)};
+    const Rectified<T> out{a.z,    y.mutable_data_ptr<T>(), a.weight, a.bias, a.mean,
+                           a.rstd, streamed(y, format)};
     for_layout(z, format, [&](const auto& layout) {
       if (!training) {
         return rectify(out, layout);
@@ -102,14 +102,10 @@ Tensor batch_norm_relu_apply(
     for_type(z.scalar_type(), [&](auto t) {
       using T = decltype(t);
       using A = Accumulator<T>;
-      const Rectified<T> a{
-          zs.const_data_ptr<T>(),
-          y.mutable_data_ptr<T>(),
-          data_or_null<A>(weights),
-          data_or_null<A>(biases),
-          data_or_null<A>(means),
-          data_or_null<A>(rstds),
-          streamed(y)};
+      const Rectified<T> a{zs.const_data_ptr<T>(),   y.mutable_data_ptr<T>(),
+                           data_or_null<A>(weights), data_or_null<A>(biases),
+                           data_or_null<A>(means),   data_or_null<A>(rstds),
+                           streamed(y, format)};
       for_layout(z, format, [&](const auto& layout) { rectify(a, layout); });
     });
   }

@@ -56,7 +56,7 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_relu_backward(
     a.rstd = data_or_null<A>(rstds);
     a.grad_z = output_mask[0] ? grad_z.mutable_data_ptr<T>() : nullptr;
     a.at_once = a.grad_z && !training;
-    a.streamed = streamed(zs);
+    a.streamed = streamed(zs, format);
     ChannelVectors<A> of_channels(c, data_or_null<A>(weights), data_or_null<A>(biases), a.rstd);
     of_channels.give(a);
     const double count = static_cast<double>(z.numel() / c);

@@ -95,7 +95,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_residual_energy(
     a.keep = data_or_null<A>(keeps);
     a.p = static_cast<A>(p);
     a.floor = activation_floor<A>(activation);
-    a.streamed = streamed(y);
+    a.streamed = streamed(y, format);
     for_layout(z, format, [&](const auto& layout) {
       std::vector<Moments> moments(training ? layout.blocks * layout.channels : 0);
       std::vector<A> partial(with_energy ? n * parts(layout) : 0);

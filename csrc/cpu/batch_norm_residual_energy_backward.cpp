@@ -96,7 +96,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_residual_energy_backward(
     a.grad_x = output_mask[1] ? grad_x.mutable_data_ptr<T>() : nullptr;
     a.p = static_cast<A>(p);
     a.at_once = a.grad_z && !training;
-    a.streamed = streamed(zs);
+    a.streamed = streamed(zs, format);
     ChannelVectors<A> of_channels(c, data_or_null<A>(weights), data_or_null<A>(biases), a.rstd);
     of_channels.give(a);
     const double count = static_cast<double>(z.numel() / c);

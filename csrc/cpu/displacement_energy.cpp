@@ -158,7 +158,7 @@ std::tuple<Tensor, Tensor> displacement_energy_backward(
     args.grad_energy = weights.const_data_ptr<Accumulator<T>>();
     args.grad_x = output_mask[0] ? grad_x.mutable_data_ptr<T>() : nullptr;
     args.grad_y = output_mask[1] ? grad_y.mutable_data_ptr<T>() : nullptr;
-    args.streamed = streamed(pair.x);
+    args.streamed = streamed(pair.x, g);
     for_power(true, p, [&](auto power) {
       if constexpr (power() != Power::none) {
         parallel_for(g.batch * g.tiles, g.tile, [&](int64_t first, int64_t last) {

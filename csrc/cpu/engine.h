@@ -59,8 +59,13 @@ inline int64_t divide_up(int64_t a, int64_t b) {
 // MiB.
 constexpr int64_t kStreamed = int64_t{4} << 20;
 
-inline bool streamed(const Tensor& map) {
-  return static_cast<int64_t>(map.nbytes()) >= thread_count() * kStreamed;
+// Whether `map`, whose rows or planes are `run` elements each, is written past the caches. They
+// must be whole lines: one that is filled in part past the caches and in part through them takes
+// several times as long (EPYC, rows of 20 floats).
+inline bool streamed(const Tensor& map, int64_t run) {
+  constexpr int64_t line = 64;
+  return run * static_cast<int64_t>(map.element_size()) % line == 0 &&
+         static_cast<int64_t>(map.nbytes()) >= thread_count() * kStreamed;
 }
 
 // Layout of an output that follows t: channels_last where it is so, else contiguous.

@@ -93,17 +93,11 @@ std::tuple<Tensor, Tensor> residual_energy(
     using T = decltype(t);
     using R = decltype(u);
     using A = Accumulator<T>;
-    const Forward<T, R> args{
-        xs.const_data_ptr<T>(),
-        rs.const_data_ptr<R>(),
-        y.mutable_data_ptr<T>(),
-        data_or_null<A>(scales),
-        data_or_null<A>(keeps),
-        partial.mutable_data_ptr<A>(),
-        static_cast<A>(p),
-        activation_floor<A>(activation),
-        streamed(y),
-        &g};
+    const Forward<T, R> args{xs.const_data_ptr<T>(),  rs.const_data_ptr<R>(),
+                             y.mutable_data_ptr<T>(), data_or_null<A>(scales),
+                             data_or_null<A>(keeps),  partial.mutable_data_ptr<A>(),
+                             static_cast<A>(p),       activation_floor<A>(activation),
+                             streamed(y, g),          &g};
     for_power(with_energy, p, [&](auto power) {
       parallel_for(g.batch * g.tiles, g.tile, [&](int64_t first, int64_t last) {
         simd::dispatch<ForwardKernel<T, R, power()>>(args, first, last);

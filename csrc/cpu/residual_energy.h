@@ -51,6 +51,11 @@ struct Geometry {
   }
 };
 
+// Whether a map of this geometry is written past the caches.
+inline bool streamed(const Tensor& map, const Geometry& g) {
+  return streamed(map, g.length);
+}
+
 // Calls tile(unit, sample, begin, end) for the units [first, last) of work: elements [begin, end)
 // of a sample.
 template <class F>

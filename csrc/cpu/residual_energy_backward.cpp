@@ -180,7 +180,7 @@ std::tuple<Tensor, Tensor, Tensor> residual_energy_backward(
         output_mask[1] ? grad_r.mutable_data_ptr<R>() : nullptr,
         wants_scale ? partial.mutable_data_ptr<A>() : nullptr,
         static_cast<A>(p),
-        streamed(grad),
+        streamed(grad, g),
         &g};
     for_power(weights.has_value(), p, [&](auto power) {
       parallel_for(g.batch * g.tiles, g.tile, [&](int64_t first, int64_t last) {

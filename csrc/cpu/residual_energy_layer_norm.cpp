@@ -220,7 +220,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> residual_energy_layer_norm(
         &rows,
         tile,
         tiles,
-        streamed(y)};
+        streamed(y, rows.width)};
     for_power(with_energy, p, [&](auto power) {
       parallel_for(rows.batch * tiles, tile * rows.width, [&](int64_t first, int64_t last) {
         simd::dispatch<ForwardKernel<T, R, power()>>(args, first, last);

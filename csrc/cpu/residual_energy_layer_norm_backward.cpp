@@ -117,7 +117,7 @@ Outputs residual_energy_layer_norm_backward(
         static_cast<A>(p),
         &rows,
         block,
-        streamed(ys)};
+        streamed(ys, rows.width)};
     for_power(with_energy, p, [&](auto power) {
       parallel_for(blocks, block * rows.width, [&](int64_t first, int64_t last) {
         simd::dispatch<BackwardKernel<T, R, power()>>(args, first, last);
