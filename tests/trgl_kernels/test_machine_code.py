@@ -43,6 +43,9 @@ def test_no_vector_is_put_together_lane_by_lane(code) -> None:
     "store", ["vmovntps %zmm", "vmovntps %ymm", "vmovntps %xmm", "movntps %xmm"]
 )
 def test_every_width_has_stores_past_the_caches(store, code) -> None:
-    if "clang" in kernels.info()["extension"]["build"]["compiler"]:
+    build = kernels.info()["extension"]["build"]
+    if build is None:
+        pytest.skip("the extension is switched off")
+    if "clang" in build["compiler"]:
         pytest.skip("built by clang, the kernels store through the caches")
     assert re.search(rf"\s{store}", code)
