@@ -1,6 +1,8 @@
 """One batch of training: ResNet-110 in modules with the regularizer, against eager PyTorch.
 
-Every contestant trains on the same batch again and again: forward, losses, backward, optimizer.
+Every contestant trains on the same batch again and again: forward, losses, backward, optimizer. In
+channels_last, which a trainer is asked for by `channels_last=True`, plain PyTorch runs in its own
+default layout too.
 """
 
 import copy
@@ -107,15 +109,19 @@ def test_resnet110(benchmark, modules, layout) -> None:
         network = in_modules(model, modules, mode, side)
         return trained(network, images, labels, transport=transport, channels_last=last)
 
-    whole = eager(nn.Sequential(plain(model), copy.deepcopy(head)), images, labels)
-    torch.testing.assert_close(
-        end_to_end("none")(), whole(), rtol=1e-3, atol=1e-3, check_dtype=False
-    )
+    network = nn.Sequential(plain(model), copy.deepcopy(head))
+    whole = {"eager": eager(copy.deepcopy(network), images, labels)}
+    if last:
+        network.to(memory_format=torch.contiguous_format)
+        whole["eager_contiguous"] = eager(network, images.contiguous(), labels)
+    expected = end_to_end("none")()
+    for run in whole.values():
+        torch.testing.assert_close(run(), expected, rtol=1e-3, atol=1e-3, check_dtype=False)
     race(
         benchmark,
         greedy("activation", transport),
         {
-            "eager": whole,
+            **whole,
             "end_to_end": end_to_end("none"),
             "penalty_off": greedy("activation", None),
             "recompute_none": greedy("none", transport),

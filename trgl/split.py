@@ -62,7 +62,7 @@ def split(
         modules: K, from 1 to the number of blocks.
         input_shape: of one image, such as (C, H, W).
         num_classes: ≥ 1.
-        head: "conv", "linear", "mlp", "pool-linear", a callable (shape, num_classes) ->
+        head: "conv", "linear", "mlp", "pool-linear", "mlp-sr", a callable (shape, num_classes) ->
             nn.Module, or a list of one per module (module 0 first where an encoder trains).
         balance: "depth" gives every module the same number of blocks, the first ones one more where
             it does not come out even; "memory" keeps the bytes that the heaviest module holds for
@@ -85,7 +85,7 @@ def split(
         recompute: what backward computes again instead of keeping it: "activation", residues and
             normalized activations; "residue"; or "none", the fastest (see
             `trgl_kernels.Regularized.with_recompute`). None is "activation", but for blocks for
-            which `with_recompute` chose something.
+            which `with_recompute` or `regularize(model, recompute=...)` chose something.
         recompute_heads: autograd keeps no activation of a head, and runs its forward pass again in
             backward, with the same gradients bit by bit: True for all modules, or a number for the
             first so many (and module 0), whose heads work on large maps. Less is held between the

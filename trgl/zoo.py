@@ -100,7 +100,9 @@ def subject(
             )
         stride = max(1, min(image[1:]) // 16)  # to 16×16, as in the papers
         return Subject(
-            lambda: models.wide_resnet(modules * blocks, in_channels=image[0], stride=stride),
+            lambda: models.wide_resnet(
+                modules * blocks, in_channels=image[0], stride=stride, encoder_layers=2
+            ),
             image,
             count,
             {"head": head or "conv", "encoder": "stem"},

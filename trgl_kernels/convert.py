@@ -59,7 +59,7 @@ def twin_of(block: nn.Module) -> type[Regularized] | None:
     return None
 
 
-def regularize(model: M, recompute: str = "none", energy: str = "residue") -> M:
+def regularize(model: M, recompute: str | None = None, energy: str = "residue") -> M:
     """Swaps every known residual block of `model`, in place, for its regularized twin.
 
     Modules, parameters, buffers, hooks, state_dict keys and outputs stay as they are; inside
@@ -72,7 +72,7 @@ def regularize(model: M, recompute: str = "none", energy: str = "residue") -> M:
     Left as they are: blocks without a shortcut (MobileNetV2, EfficientNet), timm's ResNet blocks
     with squeeze-and-excitation, DropBlock or anti-aliasing, subclasses of these blocks, blocks
     with a `forward` of their own, and all else. Regularized blocks that are already there take on
-    `recompute` and `energy`.
+    `energy`, and `recompute` where it is given.
 
         model = regularize(torchvision.models.resnet50(weights="DEFAULT"))
 
@@ -80,7 +80,7 @@ def regularize(model: M, recompute: str = "none", energy: str = "residue") -> M:
         model: any module; it may be a block itself.
         recompute: what backward computes again instead of keeping it: "none"; "residue", residues
             that no BN produced; "activation", these and the normalized activations of ResNets. See
-            `Regularized.with_recompute`.
+            `Regularized.with_recompute`. None is "none" until `trgl.split` chooses.
         energy: "residue", ‖r‖² as r enters the addition, or "displacement",
             ‖y − shortcut(x)‖² after the activation.
 
@@ -96,10 +96,13 @@ def regularize(model: M, recompute: str = "none", energy: str = "residue") -> M:
             repr(model) if isinstance(model, str) else type(model).__name__,
             "Build the model first, such as torchvision.models.resnet18().",
         )
-    for name, value, values in (("recompute", recompute, RECOMPUTE), ("energy", energy, ENERGIES)):
+    for name, value, values in (
+        ("recompute", recompute, (None, *RECOMPUTE)),
+        ("energy", energy, ENERGIES),
+    ):
         if value not in values:
             raise refusal(
-                f"regularize: {name} must be one of {', '.join(values)}",
+                f"regularize: {name} must be one of {', '.join(filter(None, values))}",
                 repr(value),
                 "Leave it out for the default.",
             )
@@ -118,7 +121,9 @@ def regularize(model: M, recompute: str = "none", energy: str = "residue") -> M:
             # the object stays, and with it its hooks and whatever else refers to it
             module.__class__ = twin
         if isinstance(module, Regularized):
-            module.with_energy(energy).with_recompute(recompute)
+            module.with_energy(energy)
+            if recompute is not None:
+                module.with_recompute(recompute)
             found += 1
     if not found:
         raise refusal(

@@ -15,6 +15,7 @@ from trgl_kernels import (
     RegularizedPreActBlock,
     RegularizedResidual,
     collect_energy,
+    regularize,
 )
 
 
@@ -172,6 +173,13 @@ def test_blocks_keep_nothing_that_can_be_built_again_unless_told_otherwise():
     blocks[2].with_recompute("none")
     net = trgl.split(nn.Sequential(*blocks), 3, (4, 6, 6), 3, "linear")
     assert [module.body.units[0].recompute for module in net] == ["activation"] * 2 + ["none"]
+
+
+@pytest.mark.parametrize(("chosen", "kept"), [(None, "activation"), ("none", "none")])
+def test_a_model_that_is_regularized_first_recomputes_as_one_that_is_not(chosen, kept):
+    model = regularize(nn.Sequential(BasicBlock(4, 4)), recompute=chosen)
+    net = trgl.split(model, 1, (4, 6, 6), 3, "linear")
+    assert net[0].body.units[0].recompute == kept
 
 
 class Overwritten(nn.Module):

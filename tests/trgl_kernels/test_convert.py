@@ -113,6 +113,8 @@ def test_again_changes_only_the_energy_and_what_is_kept() -> None:
     assert (block.energy, block.recompute) == ("residue", "none")
     assert regularize(model, "activation", "displacement")[0] is block
     assert (block.energy, block.recompute) == ("displacement", "activation")
+    regularize(model)
+    assert (block.energy, block.recompute) == ("residue", "activation")
 
 
 def efficient(kind: str, drop: float) -> nn.Module:

@@ -25,8 +25,9 @@ def swin(
 ) -> nn.Module:
     """torchvision's Swin or Swin V2, with windows that fit small images.
 
-    On 96 pixels the windows have 6 patches, on 64 and 32 they have 4, on 224 they have 7. A stage
-    whose map is smaller than the window has one window, the map, as in the authors' code.
+    On 96 pixels the windows have 6 patches, on 64 and 32 they have 4, on 224 they have 7; those of
+    V2 have 8 on all of these. A stage whose map is smaller than the window has one window, the
+    map, as in the authors' code.
 
     Args:
         name: swin_t, swin_s, swin_b, or swin_v2_t and so on.

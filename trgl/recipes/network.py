@@ -96,7 +96,7 @@ class NetworkFields:
     )
     window: int = option(
         "side of a Swin's windows, in patches, at most that of a stage's map; 0 = the largest up "
-        "to 7 that divides the map",
+        "to 7, for V2 to 8, that divides the map",
         default=0,
         unit="patches",
         least=0,
