@@ -164,6 +164,7 @@ def test_a_wide_network_by_its_name():
         net = trgl.split(model, 10, chosen.shape, 200, **chosen.options)
     assert [module.energy_terms for module in net] == [1] * 10
     assert net.encoder.head[0].in_channels == 256
+    assert [m.kernel_size for m in model.encoder if isinstance(m, nn.Conv2d)] == [(3, 3), (5, 5)]
     assert first_shape(model) == (256, 16, 16)
     with pytest.raises(ValueError, match="see wide-2-1"):
         subject("wide-1-1")
