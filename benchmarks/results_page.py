@@ -13,7 +13,7 @@ import json
 import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,14 @@ from trgl.durable import write_atomically
 from trgl.metrics import paired_interval
 
 DOCS = Path(__file__).parents[1] / "docs"
-SIZES = {  # experiments with the same images, which share a row's place and a panel
+# by number of training images, the experiments on them: they share a row's place and a panel
+MNIST = {
     "150": ("mnist-150",),
     "300": ("mnist-300", "mnist-300-whole"),
     "600": ("mnist-600", "mnist-600-whole"),
 }
+CIFAR10 = {"1,000": ("cifar-1000",)}
+Sizes = Mapping[str, Sequence[str]]
 METHODS = {"vanilla": "vanilla", "transport": "transport", "end-to-end": "end to end"}
 OTHER_TAUS = [f"transport-tau{tau}" for tau in ("5", "0.5", "0.05", "0.0005")]
 COLOURS = {"vanilla": "#D55E00", "transport": "#0072B2", "end-to-end": "#555555"}
@@ -39,10 +42,10 @@ def comparison(name: str) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def of_size(size: str) -> dict[str, tuple[str, dict[str, Any]]]:
-    """By method, the experiment that trained by it on so many images, and what it found."""
+def by_method(names: Sequence[str]) -> dict[str, tuple[str, dict[str, Any]]]:
+    """By method, which of the experiments trained by it, and what it found."""
     found = {}
-    for name in SIZES[size]:
+    for name in names:
         for method, one in (comparison(name) or {"methods": {}})["methods"].items():
             if one["values"]:
                 found[method] = name, one
@@ -81,11 +84,11 @@ def interval(values: dict[str, Any] | None) -> str:
     return f"{100 * values['mean']:.1f}" + ("" if half is None else f" ± {100 * half:.1f}")
 
 
-def accuracies() -> str:
+def accuracies(sizes: Sizes) -> str:
     """Accuracy of every training size and method."""
     rows = []
-    for size in SIZES:
-        for method, (name, one) in of_size(size).items():
+    for size, names in sizes.items():
+        for method, (name, one) in by_method(names).items():
             published = comparison(name)["published"]["methods"][method]
             with (RESULTS / name / "metrics.csv").open() as file:
                 times = {
@@ -109,11 +112,11 @@ def accuracies() -> str:
     return markdown((*head, "s per epoch"), rows)
 
 
-def differences() -> str:
+def differences(sizes: Sizes) -> str:
     """Paired differences of every training size."""
     rows = []
-    for size in SIZES:
-        values = {method: one["values"] for method, (_, one) in of_size(size).items()}
+    for size, names in sizes.items():
+        values = {method: one["values"] for method, (_, one) in by_method(names).items()}
         for method, minus in (("transport", "vanilla"), ("transport", "end-to-end")):
             seeds = sorted(values.get(method, {}).keys() & values.get(minus, {}).keys())
             if len(seeds) < 2:
@@ -174,8 +177,11 @@ def commands() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "accuracies": accuracies,
-    "differences": differences,
+    "accuracies": lambda: accuracies(MNIST),
+    "differences": lambda: differences(MNIST),
+    "cifar-tau": lambda: choices("cifar-tau"),
+    "cifar-accuracies": lambda: accuracies(CIFAR10),
+    "cifar-differences": lambda: differences(CIFAR10),
     "tau": lambda: choices("tau", "tau-sum"),
     "protocol": lambda: choices("own-heads", "post-activation", "pretrained"),
     "depth": lambda: choices("depth-5", "depth-10", "tau", but=OTHER_TAUS),
@@ -203,12 +209,18 @@ def picture() -> bytes:
     from matplotlib.figure import Figure
 
     matplotlib.rcParams.update({"svg.hashsalt": "trgl", "svg.fonttype": "none"})
-    shown = {size: found for size in SIZES if (found := of_size(size))}
+    shown = {
+        f"{images}, {size} training images": found
+        for images, sizes in (("MNIST", MNIST), ("CIFAR-10", CIFAR10))
+        for size, names in sizes.items()
+        if (found := by_method(names))
+    }
     figure = Figure(figsize=(4.2 * len(shown), 3.6), layout="constrained")
     panels = figure.subplots(1, len(shown), squeeze=False)[0]
-    for panel, (size, found) in zip(panels, shown.items(), strict=True):
-        for method, (_, one) in found.items():
-            depths = one["by_depth"] or {str(k): one["last_module_last_epoch"] for k in (1, 20)}
+    for panel, (title, found) in zip(panels, shown.items(), strict=True):
+        for method, (name, one) in found.items():
+            ends = 1, comparison(name)["recipe"]["modules"]
+            depths = one["by_depth"] or {str(k): one["last_module_last_epoch"] for k in ends}
             x = [int(depth) for depth in depths]
             mean = [100 * value["mean"] for value in depths.values()]
             half = [100 * (value["half_width"] or 0) for value in depths.values()]
@@ -216,9 +228,9 @@ def picture() -> bytes:
             panel.plot(x, mean, line, color=colour, label=METHODS[method])
             low, high = zip(*((m - h, m + h) for m, h in zip(mean, half, strict=True)), strict=True)
             panel.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
-        panel.set_title(f"MNIST, {size} training images", fontsize=10)
+        panel.set_title(title, fontsize=10)
         panel.set_xlabel("depth: modules passed")
-        panel.set_xticks(range(2, 21, 2))
+        panel.set_xticks(range(2, ends[1] + 1, 2))
         panel.grid(alpha=0.25)
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("test accuracy, %")

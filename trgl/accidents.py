@@ -119,8 +119,14 @@ class Watch:
                 gradient = parameter.grad
                 if gradient is not None and not gradient.is_sparse:
                     groups.setdefault(gradient.dtype, []).append(gradient)
-            for gradients in groups.values():  # times one: the values stay as they are
-                torch._amp_foreach_non_finite_check_and_unscale_(gradients, self._found, self._one)
+            for dtype, gradients in groups.items():
+                if dtype is torch.bfloat16:  # which the other operator does not take on CUDA
+                    sums = torch.stack(torch._foreach_norm(gradients, 1))
+                    self._found.add_(~torch.isfinite(sums).all())
+                else:  # times one: the values stay as they are
+                    torch._amp_foreach_non_finite_check_and_unscale_(
+                        gradients, self._found, self._one
+                    )
         if not self._at_once:
             self._sound.add_(self._found == 0)
         elif self._found.item():

@@ -62,7 +62,7 @@ class EnergyCollector:
     def total(self, reduction: str = "mean") -> Tensor:  # []
         """C = mean_i Σ_m e_{m,i} / z_m, the transport cost of what ran in the scope.
 
-        Differentiable, and not divided by 2τ. (TRGL, Karkar et al., NeurIPS 2023, equation 10.)
+        Differentiable, and not divided by 2τ. On the device of the last energy. (TRGL, Karkar et al., NeurIPS 2023, equation 10.)
 
         Args:
             reduction: "mean" has z_m = D_m, the number of features of block m: the convention of
@@ -88,6 +88,9 @@ class EnergyCollector:
                 "no energy",
                 "Convert the model with trgl_kernels.regularize(model), and run it in the scope.",
             )
+        device = energies[0].device
+        if any(energy.device != device for energy in energies):  # a model on several devices
+            energies = [energy.to(device) for energy in energies]
         total: Tensor = torch.ops.trgl._total_energy.default(energies[::-1], weights[::-1])
         return total
 

@@ -32,7 +32,7 @@ COMBINE_ELEMENTS = 2048  # partial sums that one program of a combining kernel h
 CACHED = 1024  # shapes whose settings are remembered: a launch looks them up every time
 WIDEST = 4096  # channels of a row that a program can hold; wider rows are walked in tiles
 ROW_WARPS = 8  # most warps of a program that holds wide rows
-INDEX_LIMIT = 2**30  # positions inside a plane are counted in 32 bits
+INDEX_LIMIT = 2**30  # positions inside a plane, and channels, are counted in 32 bits
 
 
 def ceil_div(a: int, b: int) -> int:

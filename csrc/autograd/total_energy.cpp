@@ -34,9 +34,13 @@ struct TotalEnergy : torch::autograd::Function<TotalEnergy> {
     variable_list wanted;
     // on the CPU one operator is faster than two and a copy for every block
     if (c10::GradMode::is_enabled() || !grads[0].is_cpu()) {
+      Tensor each;  // most blocks have the share of the one before
       for (size_t m = 0; m < weights.size(); ++m) {
-        const c10::SymFloat share = c10::SymFloat(weights[m]) / c10::SymFloat(sizes[m]);
-        wanted.push_back(grads[0].mul(at::Scalar(share)).expand_symint({sizes[m]}));
+        if (m == 0 || weights[m] != weights[m - 1] || sizes[m] != sizes[m - 1]) {
+          const c10::SymFloat share = c10::SymFloat(weights[m]) / c10::SymFloat(sizes[m]);
+          each = grads[0].mul(at::Scalar(share));
+        }
+        wanted.push_back(each.expand_symint({sizes[m]}));
       }
     } else {
       static const auto op = c10::Dispatcher::singleton()

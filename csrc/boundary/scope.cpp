@@ -90,7 +90,7 @@ std::vector<int64_t> Scope::bytes(const std::vector<at::Tensor>& outliving) cons
     const auto size = static_cast<int64_t>(storage->nbytes());
     const Tally* const tally = birth(*storage);
     if (storage->device_type() == c10::DeviceType::CUDA) {
-      on_device += size;
+      on_device += storage->device().index() == device_ ? size : 0;
     } else if (tally != nullptr && tally->is_or_is_inside(tally_) && size > kSmall) {
       large -= size;
     }

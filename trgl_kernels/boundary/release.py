@@ -81,6 +81,39 @@ def graph_refusal(device: torch.device, address: int) -> str:
     return ""
 
 
+def check_made_inside(
+    name: str, tensors: tuple[Tensor, ...], made: list[int], protected: set[int]
+) -> None:
+    """Refuses what the step of an open boundary did not make, or what is meant to outlive it.
+
+    Args:
+        name: of the boundary.
+        tensors: what is to be released.
+        made: of each, whether its storage was made inside: 1 yes; 0 no; -1 not known.
+        protected: storages that the boundary never touches.
+
+    Raises:
+        BoundaryError: naming the tensor.
+    """
+    for tensor, key, inside in zip(tensors, storage_keys(tensors), made, strict=True):
+        why = (
+            "existed before it, or was made by another thread"
+            if inside == 0
+            else "is not known to be made in it: open the boundary with find='always', and "
+            "give it a module on that device"
+            if inside < 0
+            else "is protected: a parameter, buffer or gradient, optimizer state, or what "
+            "crosses or is kept"
+            if key in protected
+            else ""
+        )
+        if why:
+            raise BoundaryError(
+                f"release: inside the boundary {name!r} only what its step made is "
+                f"released; received {described(tensor)}, which {why}."
+            )
+
+
 def _check_leaves(tensors: tuple[Tensor, ...]) -> None:
     """Refuses parameters, and other leaves that require a gradient."""
     for tensor in tensors:

@@ -23,7 +23,7 @@ from .protection import (
     parts,
     storage_keys,
 )
-from .release import described
+from .release import check_made_inside, described
 from .schedule import Schedule
 
 FINDS = ("sampled", "always", "never")
@@ -97,6 +97,8 @@ class ModuleBoundary:
         self._scope: Any = None
         self._parameter = next((p for m in self.modules for p in m.parameters()), None)
         self._before: set[int] | None = None  # without the extension: the storages from before
+        self._device = -1  # of CUDA
+        self._owned_before = 0  # bytes there of the modules' and optimizers', when last looked at
         self._around: ModuleBoundary | None = None
         self._inside: list[ModuleBoundary] = []
         self._crossed: list[Tensor] = []
@@ -132,7 +134,10 @@ class ModuleBoundary:
             find = self.find == "always" or (self.find == "sampled" and self._schedule.finds())
             native_scope = scope_class()
             if native_scope is not None:
-                self._scope = native_scope(cuda_index(self._parameter), find)
+                self._device = cuda_index(self._parameter)
+                self._scope = native_scope(self._device, find)
+                if find:
+                    self._note_owned(self._scope)
             elif find:
                 self._before = search.python_storages()
             self._finding = find
@@ -224,26 +229,9 @@ class ModuleBoundary:
         Raises:
             BoundaryError: naming the tensor.
         """
-        protected = set(storage_keys(self._protected()))
         with torch._C.DisableTorchFunctionSubclass():
             made = self._scope.made(list(tensors))
-        for tensor, key, inside in zip(tensors, storage_keys(tensors), made, strict=True):
-            why = (
-                "existed before it, or was made by another thread"
-                if inside == 0
-                else "is not known to be made in it: open the boundary with find='always', and "
-                "give it a module on that device"
-                if inside < 0
-                else "is protected: a parameter, buffer or gradient, optimizer state, or what "
-                "crosses or is kept"
-                if key in protected
-                else ""
-            )
-            if why:
-                raise BoundaryError(
-                    f"release: inside the boundary {self.name!r} only what its step made is "
-                    f"released; received {described(tensor)}, which {why}."
-                )
+        check_made_inside(self.name, tensors, made, set(storage_keys(self._protected())))
 
     def _check_open(self, what: str, t: object) -> None:
         if not self._entered.locked():
@@ -259,10 +247,29 @@ class ModuleBoundary:
     def _protected(self) -> Iterator[Tensor]:
         yield from self._crossed
         yield from self._kept
-        for boundary in (self, *self._inside):
-            yield from of_modules(boundary.modules)
-            yield from of_optimizers(boundary.optimizers)
+        yield from self._owned()
+        for boundary in self._inside:
+            yield from boundary._owned()
+
+    def _owned(self) -> Iterator[Tensor]:
+        yield from of_modules(self.modules)
+        yield from of_optimizers(self.optimizers)
         yield from of_process()
+
+    def _left(self, scope: Any, protected: list[Tensor]) -> Bytes:
+        """What lives and should not, as far as the counters know.
+
+        On CUDA they do not know which storages are new. Of what the boundary's owners have now,
+        what they had before is no part of the growth.
+        """
+        counts = Bytes._make(scope.bytes(protected))
+        return counts._replace(device_unexplained=counts.device_unexplained + self._owned_before)
+
+    def _note_owned(self, scope: Any) -> None:
+        """Notes the bytes on CUDA of what the boundary's owners have."""
+        if self._device >= 0:
+            counts = Bytes._make(scope.bytes(list(self._owned())))
+            self._owned_before = counts.device_growth - counts.device_unexplained
 
     def _close(self, scope: Any, failed: bool) -> None:
         counted = Bytes._make(scope.close(self._crossed + self._kept))
@@ -271,17 +278,20 @@ class ModuleBoundary:
         if self._finding or (self.find != "never" and (counted.disagree or failed)):
             forget_autocast_copies()
             protected = list(self._protected())
-            left = Bytes._make(scope.bytes(protected))
+            left = self._left(scope, protected)
             if left.disagree and not self._warned and not failed and self._schedule.hears():
                 gc.collect()  # what only a cycle holds is worth no warning
-                before, left = left, Bytes._make(scope.bytes(protected))
+                before, left = left, self._left(scope, protected)
                 forced = before.unexplained - left.unexplained
             if self._finding or failed or (left.disagree and self._schedule.hears()):
                 message = f"boundary {self.name!r}: {_RELEASED}"
-                self.held, released = search.search(scope, protected, message, self)
+                self.held, released = search.search(
+                    scope, protected, message, self, lambda: self._left(scope, protected)
+                )
                 forced += released
                 if self.held or left.disagree:
                     self._schedule.alarm(bool(self.held), self._finding)
+            self._note_owned(scope)
         self._counts = counted.counters(forced, self._crossed_bytes)
         self._sums = add(self._sums, self._counts)
 

@@ -1,6 +1,6 @@
 """What is still held when a boundary closes: through the operators, or through Python."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import torch
@@ -20,7 +20,11 @@ class Settings(Protocol):
 
 
 def search(
-    scope: Any, protected: list[Tensor], message: str, settings: Settings
+    scope: Any,
+    protected: list[Tensor],
+    message: str,
+    settings: Settings,
+    left: Callable[[], Bytes],
 ) -> tuple[tuple[Held, ...], int]:
     """Finds what was made inside and is held by others than its owners, and releases it.
 
@@ -29,13 +33,14 @@ def search(
         protected: never touched, nor what shares storage with them.
         message: of the error that a later touch raises.
         settings: release or only report; poison.
+        left: the counters as they are now, less what is protected.
 
     Returns:
         what was found, and the bytes freed.
     """
     if scope.finds():
         return _through_operators(scope, protected, message, settings)
-    return _through_python(scope, protected, message, settings)
+    return _through_python(scope, protected, message, settings, left)
 
 
 def _through_operators(
@@ -62,7 +67,11 @@ def _through_operators(
 
 
 def _through_python(
-    scope: Any, protected: list[Tensor], message: str, settings: Settings
+    scope: Any,
+    protected: list[Tensor],
+    message: str,
+    settings: Settings,
+    left: Callable[[], Bytes],
 ) -> tuple[tuple[Held, ...], int]:
     """Without the operators: tensors that Python holds, then the graphs behind them.
 
@@ -86,12 +95,12 @@ def _through_python(
                 freed += memory.release(tensor, message, settings.poison)
                 released = True
         found.append(Held(size, tuple(tensor.shape), str(tensor.dtype), "", refused, released))
-    left = Bytes(*scope.bytes(protected))
-    if settings.release and left.disagree:
+    before = left()
+    if settings.release and before.disagree:
         scope.release_graphs(tensors)
-        now = Bytes(*scope.bytes(protected))
-        freed += left.unexplained - now.unexplained
-        freed += left.device_unexplained - now.device_unexplained
+        now = left()
+        freed += before.unexplained - now.unexplained
+        freed += before.device_unexplained - now.device_unexplained
     return tuple(found), freed
 
 
