@@ -34,6 +34,11 @@ _WIDE = (
     "t12-wide-10-1-cifar10-1000-sequential-k10 --filters 64 --channels-last --recompute none "
     "--threads 1"
 )
+# a fifth of the epochs, to choose by
+_CHOOSE_WIDE = (
+    f"{_WIDE} --train-size 2000 --validation-size 1000 --epochs 10 --epochs-step 2 "
+    "--evaluate-every 1000 --seeds 10"
+)
 # what `trgl compare` is given, but for --data and --out
 EXPERIMENTS = {
     "mnist-150": "mnist-20x1 --seeds 0-4",
@@ -50,9 +55,8 @@ EXPERIMENTS = {
     "power-1.5": f"mnist-20x1 {_TRANSPORT} --power 1.5 --taus 0.05,0.005",
     "depth-5": f"mnist-20x1 {_BOTH} --modules 5",
     "depth-10": f"mnist-20x1 {_BOTH} --modules 10",
-    # a fifth of the epochs, to choose by
-    "cifar-tau": f"{_WIDE} --train-size 2000 --validation-size 1000 --epochs 10 --epochs-step 2 "
-    "--evaluate-every 1000 --seeds 10 --methods vanilla,transport --taus 0.1,0.01,0.001",
+    "cifar-tau": f"{_CHOOSE_WIDE} --methods vanilla,transport --taus 0.1,0.01,0.001",
+    "cifar-tau-fine": f"{_CHOOSE_WIDE} --methods transport --taus 0.005,0.0025",
 }
 COLUMNS = (
     "method",

@@ -45,7 +45,7 @@ def build_network(recipe: Recipe, images: Images, seed: int) -> GreedyNetwork:
         ValueError: a recipe whose network cannot take the images, or be split as it says.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         network = split(
             build_model(recipe, images.input_shape, images.num_classes),
             modules=recipe.modules,

@@ -86,7 +86,7 @@ class Fitting:
         for step in trainer.steps:
             step.begin()
         with _forked(trainer.device), closing(trainer.front), closing(trainer.residency):
-            torch.manual_seed(trainer.seed)
+            generators.seed(trainer.seed, trainer.device)
             trainer.front.batch = cursor.front
             if cursor.generators is not None:
                 generators.restore(cursor.generators, trainer.device)
@@ -155,6 +155,7 @@ class Fitting:
         cursor.seconds = time.perf_counter() - self._began
         rates = {s.number: float(s.optimizers[0].param_groups[0]["lr"]) for s in self.active}
         weights = {} if trainer.weights is None else dict(enumerate(trainer.weights.current()))
+        memory = peak_memory(trainer.device)
         number = cursor.epoch + 1
         due = number % trainer.evaluate_every == 0 or number == len(trainer.phases)
         test = self.evaluate(self.test) if due else None
@@ -174,7 +175,7 @@ class Fitting:
             validation=validation,
             seconds=cursor.seconds,
             images=self.active[0].meter.samples,
-            memory=peak_memory(trainer.device),
+            memory=memory,
         )
         cursor.records.append(record)
         cursor.epoch, cursor.batch, cursor.seconds = number, 0, 0.0

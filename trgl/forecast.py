@@ -77,6 +77,7 @@ def predict_steps(
         for step in steps:
             step.boundary.find = "never"  # nothing here has memory to be freed
             step.watch.off = True  # or values to be looked at
+            group_updates(step.optimizers)
         labels = fakes.labels(batch, copied)
         _step_once(steps)
         present = [*copied.parameters(), *copied.buffers(), *states_of(steps)]
@@ -133,6 +134,18 @@ def steps_of(
         step.module.train()
         step.begin()
     return steps
+
+
+def group_updates(optimizers: Sequence[Optimizer]) -> None:
+    """Has optimizers update all parameters at once where they do so with those that have data.
+
+    On a GPU that is their default; it takes temporaries of the size of all gradients.
+    """
+    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+        on_gpu = all(p.device.type == "cuda" for p in group["params"])
+        default = group.get("foreach", False) is None and not group.get("fused")
+        if on_gpu and default and not group.get("differentiable"):
+            group["foreach"] = not isinstance(group["lr"], Tensor)
 
 
 def _step_once(steps: Sequence[LocalStep]) -> None:

@@ -264,7 +264,7 @@ class FrozenFront:
             piece = x[start : start + size]
             count = piece.shape[0]
             if count < size:
-                piece = take(piece, torch.arange(size) % count)
+                piece = take(piece, torch.arange(size, device=x.device) % count)
             for _, run in self._units[at:]:
                 piece = run(piece)
             if out is None:

@@ -27,6 +27,16 @@ def capture(device: torch.device) -> State:
     }
 
 
+def seed(number: int, device: torch.device) -> None:
+    """Seeds PyTorch's generator of the CPU, and the device's; those of other devices stay."""
+    torch.default_generator.manual_seed(number)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(number)
+    elif device.type != "cpu":
+        torch.get_device_module(device).manual_seed(number)
+
+
 def restore(state: State, device: torch.device) -> None:
     """Puts all generators where they were.
 

@@ -196,6 +196,13 @@ def steps_of(
         ValueError: a module without parameters that can be trained, or what `build_optimizer` and
             `LocalStep` refuse.
     """
+    options = dict(compile) if isinstance(compile, Mapping) else {}
+    replayed = bool(compile) and replays(options, device)
+    if replayed and accumulate > 1:
+        raise ValueError(
+            f"Gradients that a CUDA graph made are gone with the next batch, but got accumulate="
+            f"{accumulate} with compile={options!r}. Use a larger batch, or another mode."
+        )
     together = [build_optimizer(optimizer, list(shared), "the shared head")] if shared else []
     taken = {id(p) for p in shared}
     steps: list[LocalStep] = []
@@ -209,7 +216,6 @@ def steps_of(
         optimizers = [build_optimizer(optimizer, own, f"module {number}")] if own else []
         forward = module
         if compile:
-            options = {} if compile is True else dict(compile)
             forward = torch.compile(module, **options)  # type: ignore[assignment]
         steps.append(
             LocalStep(
@@ -226,10 +232,21 @@ def steps_of(
                 autocast=autocast,
                 clip_norm=clip_norm,
                 accumulate=accumulate,
+                replayed=replayed,
                 shared=shared if number > 0 else (),
             )
         )
     return steps, together
+
+
+def replays(
+    options: Mapping[str, Any],
+    device: torch.device,
+) -> bool:
+    """Whether torch.compile with these options may replay CUDA graphs."""
+    graphs = (options.get("options") or {}).get("triton.cudagraphs", False)
+    named = options.get("mode") in ("reduce-overhead", "max-autotune")
+    return device.type == "cuda" and (named or bool(graphs))
 
 
 def device_of(device: torch.device | str | None, here: torch.device) -> torch.device:

@@ -31,7 +31,7 @@ from trgl.schedulers import Schedule
 from trgl.trainer import Trainer
 from trgl.transport import Multipliers, Transport
 
-_EVALUATION_BATCH = 500
+_EVALUATION_BATCH = 500  # at most: evaluation never takes more memory than training
 
 
 @dataclass(frozen=True)
@@ -123,13 +123,14 @@ def make_loaders(recipe: Recipe, images: ImageData, seed: int, device: str = "cp
         crop_padding=recipe.crop_padding,
         flip=recipe.flip,
     )
+    at_once = min(_EVALUATION_BATCH, recipe.batch_size)
     validation = None
     if held is not None:
-        validation = batches(images.x_train[held], images.y_train[held], _EVALUATION_BATCH)
+        validation = batches(images.x_train[held], images.y_train[held], at_once)
     return Loaders(
         train,
-        batches(x, y, _EVALUATION_BATCH),
-        batches(images.x_test, images.y_test, _EVALUATION_BATCH),
+        batches(x, y, at_once),
+        batches(images.x_test, images.y_test, at_once),
         validation,
         {
             "train": len(y),

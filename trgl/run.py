@@ -220,12 +220,13 @@ def _config(prepared: Prepared, started: float) -> dict[str, Any]:
             "mean": list(loaders.train.mean),
             "std": list(loaders.train.std),
         },
-        **environment(),
+        **environment(task.device),
     }
 
 
-def environment() -> dict[str, Any]:
+def environment(device: str) -> dict[str, Any]:
     """What a figure may depend on besides its recipe: versions, machine, engines."""
+    on_gpu = device.startswith("cuda")
     return {
         "versions": {
             "python": platform.python_version(),
@@ -233,5 +234,13 @@ def environment() -> dict[str, Any]:
             "numpy": numpy.__version__,
             "platform": platform.platform(),
         },
+        "gpu": {
+            "name": torch.cuda.get_device_name(device),
+            "cudnn": torch.backends.cudnn.version(),
+            "convolutions_in_tf32": torch.backends.cudnn.allow_tf32,
+            "products_in_tf32": torch.backends.cuda.matmul.allow_tf32,
+        }
+        if on_gpu
+        else None,
         "engine": trgl_kernels.info(),
     }

@@ -42,6 +42,7 @@ class LocalStep:
         autocast: bfloat16, float16 with loss scaling, or None.
         clip_norm: maximal norm of the module's gradient, its head's included.
         accumulate: batches per optimizer step, whose gradients are averaged.
+        replayed: `forward` replays CUDA graphs, into whose outputs the next replay writes.
         shared: parameters of the shared head, whose gradients no other module may see.
 
     Attributes:
@@ -71,6 +72,7 @@ class LocalStep:
         autocast: torch.dtype | None = None,
         clip_norm: float | None = None,
         accumulate: int = 1,
+        replayed: bool = False,
         shared: Sequence[nn.Parameter] = (),
     ) -> None:
         _check_settings(clip_norm, accumulate, autocast)
@@ -86,6 +88,7 @@ class LocalStep:
         self.forward = module if forward is None else forward
         self.clip_norm = clip_norm
         self.accumulate = accumulate
+        self.replayed = replayed
         self.scaler = torch.amp.GradScaler(device.type) if autocast is torch.float16 else None
         # tracing may leave constants in the compiled code: then what is held is only reported
         own = [module, *([criterion] if isinstance(criterion, nn.Module) else [])]
@@ -167,7 +170,7 @@ class LocalStep:
         self._take_held()
         (objective if self.scaler is None else self.scaler.scale(objective)).backward()
         self.meter.add(criterion, cost, logits, labels)
-        crossing = self.boundary.cross(features)
+        crossing = self.boundary.cross(features.detach().clone() if self.replayed else features)
         self.pending += 1
         if self.pending == self.accumulate:  # from here on nothing but the update needs memory
             self._update()

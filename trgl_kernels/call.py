@@ -10,7 +10,7 @@ from .checks import refusal
 _KINDS: dict[str, tuple[tuple[type, ...], str, str]] = {
     "Tensor": ((torch.Tensor,), "a torch.Tensor", "Convert it with torch.as_tensor()."),
     "bool": ((bool,), "True or False", "Convert it with bool()."),
-    "float": ((int, float), "a number", "Give a real number, such as 2.0."),
+    "float": ((int, float), "a number", "Convert it with float()."),
     "str": ((str,), "a string", "Give its name in quotes."),
 }
 

@@ -133,7 +133,11 @@ def check_row_vector(
 
 def check_exponent(op: str, p: float) -> None:
     """The exponent of the energy."""
-    if not isinstance(p, int | float) or not (math.isfinite(p) and p >= 1.0):
+    if not isinstance(p, int | float):
+        raise refusal(
+            f"{op}: the exponent p must be an int or a float", repr(p), "Convert it with float()."
+        )
+    if not 1.0 <= p < math.inf:  # which torch.compile can trace, unlike isfinite
         raise refusal(
             f"{op}: the exponent p must be finite and at least 1",
             p,

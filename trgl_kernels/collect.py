@@ -62,7 +62,8 @@ class EnergyCollector:
     def total(self, reduction: str = "mean") -> Tensor:  # []
         """C = mean_i Σ_m e_{m,i} / z_m, the transport cost of what ran in the scope.
 
-        Differentiable, and not divided by 2τ. On the device of the last energy. (TRGL, Karkar et al., NeurIPS 2023, equation 10.)
+        Differentiable, and not divided by 2τ; on the device of the last energy. (TRGL, Karkar et
+        al., NeurIPS 2023, equation 10.)
 
         Args:
             reduction: "mean" has z_m = D_m, the number of features of block m: the convention of
@@ -84,7 +85,8 @@ class EnergyCollector:
             weights.append(1.0 / (features or 1) if reduction == "mean" else 1.0)
         if not energies:
             raise refusal(
-                "total: at least one regularized block must run inside collect_energy()",
+                "total: at least one regularized block must run inside collect_energy(), in the "
+                "thread that opened it",
                 "no energy",
                 "Convert the model with trgl_kernels.regularize(model), and run it in the scope.",
             )
@@ -102,7 +104,10 @@ class _Stack(threading.local):
     torch.compile and export alike.
     """
 
-    collectors: tuple[EnergyCollector | None, ...] = ()
+    def __init__(self) -> None:
+        # not on the class: torch.compile guards the attribute of an instance, and would take one
+        # that appears later for none
+        self.collectors: tuple[EnergyCollector | None, ...] = ()
 
 
 _stack = _Stack()

@@ -32,8 +32,11 @@ struct TotalEnergy : torch::autograd::Function<TotalEnergy> {
     const auto sizes = ctx->saved_data["sizes"].toSymIntVector();
     const auto weights = ctx->saved_data["weights"].toDoubleVector();
     variable_list wanted;
-    // on the CPU one operator is faster than two and a copy for every block
-    if (c10::GradMode::is_enabled() || !grads[0].is_cpu()) {
+    // on the CPU one operator is faster than two and a copy for every block; it cannot be batched
+    const at::DispatchKeySet keys = grads[0].key_set();
+    const bool batched =
+        keys.has(c10::DispatchKey::Batched) || keys.has(c10::DispatchKey::FuncTorchBatched);
+    if (c10::GradMode::is_enabled() || !grads[0].is_cpu() || batched) {
       Tensor each;  // most blocks have the share of the one before
       for (size_t m = 0; m < weights.size(); ++m) {
         if (m == 0 || weights[m] != weights[m - 1] || sizes[m] != sizes[m - 1]) {

@@ -126,8 +126,8 @@ TYPES: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"x": [[1.0]]}, "x must be a torch.Tensor; received a list"),
         ({"r": MAP.cpu().numpy()}, "r must be a torch.Tensor; received a ndarray"),
         ({"keep": [1.0, 1.0]}, "keep must be a torch.Tensor or None; received a list"),
-        ({"p": "2"}, r"p must be a number; received '2'\. Give a real number"),
-        ({"p": None}, r"p must be a number; received a NoneType\. Give a real number"),
+        ({"p": "2"}, r"p must be a number; received '2'\. Convert it with float"),
+        ({"p": None}, r"p must be a number; received a NoneType\. Convert it with float"),
         ({"activation": torch.relu}, "activation must be a string; received a builtin_function"),
     ],
     "batch_norm_residual_energy": [

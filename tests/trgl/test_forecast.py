@@ -7,9 +7,10 @@ import torch
 import torchvision
 from small import network
 from torch import nn
+from torch._subclasses import FakeTensorMode
 
 import trgl
-from trgl.forecast import Peak, largest_batch, predict_steps
+from trgl.forecast import Peak, group_updates, largest_batch, predict_steps
 from trgl.measure import measure_steps
 from trgl.memory import count_network
 from trgl.memory_table import network_of
@@ -190,3 +191,29 @@ def test_the_largest_batch_of_a_network_fits_and_the_next_does_not() -> None:
     limit = 300 * 2**20
     batch = largest_batch(total, limit)
     assert total(batch) <= limit < total(batch + 1)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_on_a_gpu_optimizers_are_taken_to_update_all_at_once(device: str) -> None:
+    with FakeTensorMode():
+        layer = nn.Linear(64, 64, device=device)
+        given = {
+            "left out": torch.optim.SGD(layer.parameters(), lr=0.1, weight_decay=0.1),
+            "Adam": torch.optim.Adam(layer.parameters()),
+            "one by one": torch.optim.SGD(layer.parameters(), lr=0.1, foreach=False),
+            "fused": torch.optim.SGD(layer.parameters(), lr=0.1, fused=True),
+            "no such choice": torch.optim.LBFGS(layer.parameters()),
+        }
+        group_updates(list(given.values()))
+        chosen = {name: one.param_groups[0].get("foreach") for name, one in given.items()}
+        default = True if device == "cuda" else None
+        assert chosen == {
+            "left out": default,
+            "Adam": default,
+            "one by one": False,
+            "fused": None,
+            "no such choice": None,
+        }
+        for parameter in layer.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        given["left out"].step()

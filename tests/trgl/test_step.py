@@ -54,6 +54,17 @@ def test_no_gradient_crosses_the_boundary():
     assert not differing(before, state(net[0]))
 
 
+def test_what_the_next_replay_of_a_graph_overwrites_is_copied():
+    for replayed in (False, True):
+        module, own = residual_module(), []
+        module.body.register_forward_hook(lambda _, __, y, own=own: own.append(y.data_ptr()))
+        features = local_step(module, replayed=replayed)(
+            torch.randn(6, 4), torch.arange(6) % CLASSES
+        )
+        assert (features.data_ptr() in own) != replayed
+        assert features.grad_fn is None
+
+
 def test_gradients_and_graphs_do_not_outlive_the_step():
     module = residual_module()
     step = local_step(module)

@@ -1,11 +1,14 @@
 """collect_energy: scopes, threads, exceptions, compilation, export, checkpointing."""
 
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from oracle import DEVICE, FORWARD_MODE_SCRIPTS, READS_GRAD
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
 from trgl_kernels import (
@@ -112,6 +115,8 @@ def test_mistakes_are_explained() -> None:
         collect_energy(0.5),
     ):
         pass
+    with pytest.raises(ValueError, match=r"an int or a float; received '2'\. Convert it"):
+        collect_energy("2")
     with collect_energy() as energies:
         block()(torch.randn(2, 6))
     with pytest.raises(ValueError, match="reduction must be 'mean' or 'sum'"):
@@ -145,6 +150,58 @@ def test_survives_compilation(place) -> None:
         assert len(energies) == 2
     torch.testing.assert_close(compiled, (y, cost))
     assert current() is None
+
+
+def in_a_new_thread(run: Callable[[], None]) -> None:
+    """Where no collector has been open yet: torch.compile guards what it finds."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(run).result()
+
+
+def test_what_was_compiled_outside_of_any_scope_collects_inside() -> None:
+    layer, x = block(), torch.randn(5, 6)
+    compiled = torch.compile(layer, backend="eager")
+
+    def run() -> None:
+        compiled(x)
+        with collect_energy() as energies:
+            layer(x)
+            compiled(x)
+        assert len(energies) == 2
+
+    in_a_new_thread(run)
+
+
+def test_a_compiled_scope_is_entered_again() -> None:
+    model, x = Penalized(), torch.randn(5, 6)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+
+    def run() -> None:
+        for _ in range(3):
+            torch.testing.assert_close(compiled(x), model(x))
+
+    in_a_new_thread(run)
+
+
+def test_a_compiled_scope_takes_other_shapes_and_exponents() -> None:
+    layer = block()
+
+    def step(x: Tensor, p: float) -> Tensor:
+        with collect_energy(p) as energies:
+            y = layer(x)
+        return y.sum() + energies.total()
+
+    compiled = torch.compile(step, backend="eager", fullgraph=True, dynamic=True)
+    for size, p in ((5, 2.0), (7, 2.0), (7, 1.5), (7, 1.25)):
+        x = torch.randn(size, 6)
+        torch.testing.assert_close(compiled(x, p), step(x, p))
+
+
+def test_energies_of_several_devices_meet_on_that_of_the_last() -> None:
+    with FakeTensorMode(), collect_energy() as energies:
+        energies.add(torch.ones(3, device="cpu"), 4)
+        energies.add(torch.ones(3, device="cuda:1"), 4)
+        assert energies.total().device == torch.device("cuda:1")
 
 
 def test_survives_export() -> None:
@@ -195,6 +252,15 @@ def test_total_of_energies_of_several_sizes_and_types() -> None:
     plain = torch.autograd.grad(3.0 * total_of(leaves, weights), leaves)
     for one, other in zip(recorded, plain, strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_gradients_of_a_total_can_be_batched() -> None:
+    energies = [torch.rand(3, requires_grad=True) for _ in range(3)]
+    total = total_of(energies, [0.5, 0.5, 2.0])
+    several = torch.tensor([1.0, 6.0])
+    found = torch.autograd.grad(total, energies, several, is_grads_batched=True)
+    for gradient, weight in zip(found, (0.5, 0.5, 2.0), strict=True):
+        torch.testing.assert_close(gradient, (several * weight / 3)[:, None].expand(2, 3))
 
 
 def test_gradients_of_a_total_have_an_operator() -> None:

@@ -97,6 +97,24 @@ def test_the_energy_is_of_what_is_added() -> None:
     torch.testing.assert_close(energies.energies, expected)
 
 
+def test_dropped_paths_are_as_wide_as_layer_scale_makes_them() -> None:
+    plain = vision_transformer.Block(64, 2, init_values=1.0, drop_path=0.1)
+    ours = regularize(copy.deepcopy(plain))
+    residues: list[Tensor] = []
+    plain.drop_path1.register_forward_hook(lambda *call: residues.append(call[2]))
+    x = torch.randn(32, 5, 64)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.manual_seed(3)
+        plain(x)
+        torch.manual_seed(3)
+        with collect_energy() as energies:
+            ours(x)
+    assert residues[0].dtype == torch.float32
+    expected = residues[0].square().sum((1, 2))
+    assert 0 < (expected == 0).sum() < 32
+    torch.testing.assert_close(energies.energies[0], expected)
+
+
 def test_a_mask_reaches_the_attention() -> None:
     plain = vision_transformer.Block(8, 2)
     ours = regularize(copy.deepcopy(plain))

@@ -166,6 +166,7 @@ def run(options: argparse.Namespace) -> int:
     first = dataclasses.replace(tasks[0], recipe=brief)
     prepared = prepare(first, images, trained=config is not None)
     memory = bytes_by_method(recipe, prepared.network) if row_of(recipe.as_dict()) else {}
+    del prepared  # its weights, too, would be in what the runs take of a device
     started = time.monotonic()
     display = Display(count, options.quiet)
     finished: dict[str, Summary] = {}
@@ -202,7 +203,7 @@ def run(options: argparse.Namespace) -> int:
                     "tensorboard": tensorboard,
                     "checkpoints": dict(zip(("every", "keep"), saving(options), strict=True)),
                     "command": sys.argv,
-                    **environment(),
+                    **environment(device),
                 }
             )
         work = []

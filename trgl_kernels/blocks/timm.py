@@ -8,10 +8,11 @@ it (DropBlock, anti-aliasing), is not known here: `convertible` says so.
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from timm.models import resnet, swin_transformer, vision_transformer
 from torch import Tensor, nn
 
-from ..ordinary import customized, drops_samples
+from ..ordinary import customized, drawn, drops_samples
 from .residual import Regularized
 
 
@@ -109,8 +110,11 @@ class RegularizedTimmViTBlock(Regularized, vision_transformer.Block):
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:  # [N, S, C], [C], [N]
         """(r, scale, keep) such that keep·scale·r is drop(layer_scale(r))."""
         scale = _scale_of(layer_scale) if drops_samples(drop) else None
-        r, keep = self.drop(drop, r if scale is not None else layer_scale(r))
-        return r, scale, keep
+        if scale is None:
+            r, keep = self.drop(drop, layer_scale(r))
+            return r, None, keep
+        wide = torch.promote_types(r.dtype, scale.dtype)  # of what the DropPath was given
+        return r, scale, drawn(drop, r.new_empty((len(r), 0), dtype=wide))
 
 
 class RegularizedTimmSwinBlock(Regularized, swin_transformer.SwinTransformerBlock):

@@ -16,7 +16,8 @@ class Open(Protocol):
 
 
 class _Stack(threading.local):
-    boundaries: tuple[Open, ...] = ()  # innermost last; replaced, never changed
+    def __init__(self) -> None:
+        self.boundaries: tuple[Open, ...] = ()  # innermost last; replaced, never changed
 
 
 _stack = _Stack()

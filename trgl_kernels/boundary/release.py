@@ -74,6 +74,8 @@ def graph_refusal(device: torch.device, address: int) -> str:
         return ""
     if torch.cuda.is_current_stream_capturing():
         return "a CUDA graph is being captured, which will use the memory again"
+    if torch.cuda.get_allocator_backend() != "native":
+        return "its allocator does not say whether a CUDA graph will use it again"
     for segment in torch.cuda.memory_snapshot():
         inside = segment["address"] <= address < segment["address"] + segment["total_size"]
         if inside and tuple(segment.get("segment_pool_id", (0, 0))) != (0, 0):

@@ -24,7 +24,8 @@ def define(
 ) -> None:
     """Defines an operator by its schema, its default kernel and its fake implementation."""
     name = schema.split("(", 1)[0]
-    library.define(schema, tags=torch.Tag.pt2_compliant_tag)
+    # any layout will do: otherwise torch.compile copies maps into that of the eager run
+    library.define(schema, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.flexible_layout))
     library.impl(name, default, "CompositeExplicitAutograd")
     torch.library.register_fake(f"trgl::{name}", fake, lib=library)
 
