@@ -57,6 +57,8 @@ EXPERIMENTS = {
     "depth-10": f"mnist-20x1 {_BOTH} --modules 10",
     "cifar-tau": f"{_CHOOSE_WIDE} --methods vanilla,transport --taus 0.1,0.01,0.001",
     "cifar-tau-fine": f"{_CHOOSE_WIDE} --methods transport --taus 0.005,0.0025",
+    "cifar-1000": f"{_WIDE} --evaluate-every 1000 --seeds 0-2 --methods vanilla,transport "
+    "--tau 0.01",
 }
 COLUMNS = (
     "method",

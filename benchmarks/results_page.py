@@ -179,7 +179,7 @@ def commands() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "accuracies": lambda: accuracies(MNIST),
     "differences": lambda: differences(MNIST),
-    "cifar-tau": lambda: choices("cifar-tau"),
+    "cifar-tau": lambda: choices("cifar-tau", "cifar-tau-fine"),
     "cifar-accuracies": lambda: accuracies(CIFAR10),
     "cifar-differences": lambda: differences(CIFAR10),
     "tau": lambda: choices("tau", "tau-sum"),
