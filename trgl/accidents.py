@@ -32,7 +32,10 @@ class NotFinite(DivergenceError):
         self.remedy = remedy or _REMEDY
 
 
-_REMEDY = "Lower the learning rate, raise tau, or bound the gradients with clip_norm."
+_REMEDY = (
+    "Lower the learning rate, bound the gradients with clip_norm or, with a transport cost, raise "
+    "tau."
+)
 
 
 class DeviceMemoryError(RuntimeError):

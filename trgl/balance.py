@@ -72,6 +72,7 @@ def by_memory(
     images: Shape,
     local_losses: Sequence[LossBuilder | None],
     autocast: torch.dtype | None = None,
+    in_front: int = 0,
 ) -> list[int]:
     """Blocks per module such that the heaviest one keeps the fewest bytes for backward.
 
@@ -93,6 +94,7 @@ def by_memory(
         images: shape of what enters the network, which local losses are given.
         local_losses: of every module; None is cross-entropy alone.
         autocast: bfloat16, float16 or None.
+        in_front: how many units of the first block stand in front of it.
 
     Raises:
         ValueError: layers or heads that do not fit.
@@ -109,7 +111,8 @@ def by_memory(
         device, dtype, entering = x.device, x.dtype, tuple(x.shape[1:])
         for number, block in enumerate(blocks, 1):
             owner = f"the module with block {number}"
-            x, body, count = run.body([block], x, "residue" if whole else energy, owner)
+            skipped = in_front if number == 1 else 0
+            x, body, count = run.body([block], x, "residue" if whole else energy, owner, skipped)
             bodies.append(body)
             terms.append(count)
             shapes.append(tuple(x.shape[1:]))

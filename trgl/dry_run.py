@@ -128,19 +128,25 @@ class DryRun:
             before, given = f"the features of {name!r}", left
 
     def body(
-        self, blocks: Sequence[Sequence[Unit]], x: Tensor, energy: str, owner: str
+        self, blocks: Sequence[Sequence[Unit]], x: Tensor, energy: str, owner: str, stem: int = 0
     ) -> tuple[Tensor, Body, int]:
-        """Runs the blocks; returns the output, the body, and how many energies it reports."""
+        """Runs the blocks; returns the output, the body, and how many energies it reports.
+
+        The first `stem` layers of the first block stand in front of it, and are not measured.
+        """
         entered, entered_version = x, x._version
         units: list[Unit] = []
         spans: list[tuple[int, int]] = []
         measured: tuple[Tensor, int] | None = None  # the last measured output, and its version
         count = 0
-        for block in blocks:
+        for number, block in enumerate(blocks):
             # where a block has composite layers, these are measured, and plain ones are not
             composite = any(is_composite(unit) for _, unit in block)
-            parts = [[pair] for pair in block] if composite else [block]
-            for part in parts:
+            front = 0 if composite or number else stem
+            parts = [[pair] for pair in block] if composite else [block[:front], block[front:]]
+            for place, part in enumerate(parts):
+                if not part:
+                    continue
                 inputs, version, first = x, x._version, len(units)
                 last, end = -1, (x, version)
                 with collect_energy() as energies:
@@ -152,7 +158,7 @@ class DryRun:
                         units.append((name, unit))
                 count += len(energies)
                 weights = any(True for _, u in units[first : last + 1] for _ in u.parameters())
-                whole = is_composite(part[0][1]) or not composite
+                whole = is_composite(part[0][1]) or not (composite or (front and place == 0))
                 if energy == "displacement" and whole and weights and not len(energies):
                     self._check_kept(inputs, version, part[0][0], owner)
                     measured = end

@@ -186,7 +186,12 @@ def _check_identity(path: Path, state: dict[str, Any], identity: dict[str, Any])
             shown = ": " + ", ".join(
                 f"{name} {theirs.get(name)!r} there and {value[name]!r} here" for name in names
             )
-        elif key != "images":
+        elif key == "images":
+            raise ValueError(
+                f"a run goes on with the images that it began with, but {path} was made with "
+                f"others; put files that were added, removed or changed since back as they were."
+            )
+        else:
             shown = f": {note.get(key)!r} there and {value!r} here"
         raise ValueError(
             f"a run goes on from its own checkpoints, but {path} has other {key}{shown}; remove "

@@ -144,7 +144,8 @@ def split(
             "the encoder as a module: encoder=nn.Sequential(...)."
         )
     blocks = [layout.units(model, block) for block in layout.blocks]
-    if encoder is None and stem:
+    in_front = len(stem) if encoder is None else 0  # of the first block, in module 1
+    if in_front:
         blocks[0] = stem + blocks[0]
     check_names([*stem, *(unit for block in blocks for unit in block)])
 
@@ -167,6 +168,7 @@ def split(
                 images=shape,
                 local_losses=local[zero:],
                 autocast=autocast,
+                in_front=in_front,
             )
         starts = [sum(counts[:k]) for k in range(modules + 1)]
         groups = [blocks[a:b] for a, b in pairwise(starts)]
@@ -178,7 +180,9 @@ def split(
             front_shape = tuple(x.shape[1:])
             bodies, shapes, terms = [], [], []
             for number, group in enumerate(groups, 1):
-                x, body, count = run.body(group, x, energy or "residue", f"module {number}")
+                skipped = in_front if number == 1 else 0
+                owner = f"module {number}"
+                x, body, count = run.body(group, x, energy or "residue", owner, skipped)
                 bodies.append(body)
                 shapes.append(tuple(x.shape[1:]))
                 terms.append(count)

@@ -166,6 +166,11 @@ class LocalStep:
         if self.weights is not None and cost is not None:
             objective = self.weights.objective(self.place, criterion, cost, first)
 
+        if not objective.requires_grad:
+            raise ValueError(
+                f"A loss must depend on the parameters that it trains, but that of module "
+                f"{self.number} has no graph. Return it as it was computed, without detach()."
+            )
         self.watch.loss(objective, criterion, cost, images)
         self._take_held()
         (objective if self.scaler is None else self.scaler.scale(objective)).backward()

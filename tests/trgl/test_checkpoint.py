@@ -80,6 +80,13 @@ def test_the_one_before_a_damaged_one_is_used(tmp_path: Path) -> None:
         checkpoints.load()
 
 
+def test_a_number_is_one_of_steps(tmp_path: Path) -> None:
+    assert Checkpoints(tmp_path, every=3).every == Checkpoints(tmp_path, every="3").every
+    for wrong in (0, 2.5, None):
+        with pytest.raises(ValueError, match="how often to save is a number of steps"):
+            Checkpoints(tmp_path, every=wrong)
+
+
 def test_what_cannot_be_written_leaves_the_last_good_one(tmp_path: Path) -> None:
     told: list[str] = []
     checkpoints = Checkpoints(tmp_path / "c", tell=told.append)

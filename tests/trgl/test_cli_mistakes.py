@@ -56,6 +56,19 @@ from trgl.cli import main
             ["train", "digits-20x1", "--network", "vgg11", "--encoder", "stem", "--filters", "8"],
             "--filters has no effect with --network vgg11, received 8",
         ),
+        (
+            ["train", "digits-20x1", "--method", "end-to-end", "--learning-rate", "0.5"],
+            "--learning-rate has no effect with --method end-to-end, received 0.5",
+        ),
+        (
+            ["train", "digits-20x1", "--method", "vanilla", "--tau", "3"],
+            "--tau has no effect with --method vanilla, received 3",
+        ),
+        (
+            ["train", "digits-20x1", "--end-to-end-epochs", "5"],
+            "--end-to-end-epochs has no effect with --method transport, received 5",
+        ),
+        (["train", "digits-20x1", "--traceback"], "trgl --traceback train"),
         (["train", "digits-20x1", "--modules", "0"], "modules must be at least 1"),
         (["train", "digits-20x1", "--train-size", "5"], "--train-size 5"),
         (["train", "digits-20x1", "--train-size", "5000"], "1000 there"),

@@ -6,7 +6,7 @@ from small import CLASSES, SHAPE, batches, sgd
 from torch import nn
 
 import trgl
-from trgl_kernels import RegularizedResidual
+from trgl_kernels import RegularizedResidual, collect_energy
 
 
 class Net(nn.Module):
@@ -61,6 +61,32 @@ def test_a_layout_is_what_the_model_runs() -> None:
     assert [module.energy_terms for module in net] == [1, 2]
     keys = [key for key in model.state_dict() if not key.startswith("classifier")]
     assert [key for key in net.assemble().state_dict() if not key.startswith("head")] == keys
+
+
+@pytest.mark.parametrize("balance", ["depth", "memory"])
+def test_a_stem_takes_no_displacement_away(balance: str) -> None:
+    class Plain(Net):
+        def __init__(self):
+            super().__init__()
+            self.blocks = nn.ModuleList(
+                nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.ReLU()) for _ in range(3)
+            )
+
+        def layout(self):
+            return trgl.Layout(stem="entry", blocks=[f"blocks.{k}" for k in range(3)])
+
+    net = trgl.split(
+        Plain(), 3, SHAPE, CLASSES, "pool-linear", energy="displacement", balance=balance
+    )
+    assert [module.energy_terms for module in net] == [1, 1, 1]
+    images = torch.randn(2, *SHAPE)
+    with collect_energy() as energies:
+        net[0].body(images)
+    model = Plain()
+    model.load_state_dict(net.assemble().state_dict(), strict=False)
+    x = model.entry(images)
+    expected = (model.blocks[0](x) - x).square().flatten(1).sum(1)
+    torch.testing.assert_close(energies.energies[0], expected)
 
 
 def test_it_trains_with_its_stem_as_an_encoder() -> None:

@@ -120,6 +120,14 @@ def test_a_criterion_that_does_not_reduce_is_refused():
         step(torch.randn(6, 4), torch.arange(6) % CLASSES)
 
 
+def test_a_criterion_without_a_graph_is_refused():
+    def detached(logits, labels):
+        return CRITERION(logits, labels).detach()
+
+    with pytest.raises(ValueError, match=r"that of module 1 has no graph.*without detach"):
+        local_step(residual_module(), criterion=detached)(torch.randn(6, 4), LABELS[:6])
+
+
 def test_soft_labels_count_by_their_largest_entry():
     module = residual_module()
     x, labels = torch.randn(6, 4), torch.arange(6) % CLASSES

@@ -79,7 +79,8 @@ class Checkpoints:
 
     Args:
         folder: made when the first one is saved.
-        every: how often one is due: an `Every`, or a text that `Every.parse` reads.
+        every: how often one is due: an `Every`, a number of steps, or a text that `Every.parse`
+            reads.
         keep: how many are kept, the last ones, ≥ 1.
         tell: is given a sentence for each checkpoint that is damaged or could not be written; None
             warns.
@@ -95,7 +96,7 @@ class Checkpoints:
     def __init__(
         self,
         folder: str | os.PathLike[str],
-        every: Every | str = "10m",
+        every: Every | str | int = "10m",
         keep: int = 2,
         tell: Callable[[str], None] | None = None,
         note: Callable[[], Mapping[str, Any]] | None = None,
@@ -103,7 +104,7 @@ class Checkpoints:
         if not isinstance(keep, int) or isinstance(keep, bool) or keep < 1:
             raise ValueError(f"keep must be a whole number of at least 1, but got {keep!r}.")
         self.folder = Path(folder)
-        self.every = Every.parse(every) if isinstance(every, str) else every
+        self.every = every if isinstance(every, Every) else Every.parse(str(every))
         self.keep = keep
         self.tell = tell or _warn
         self.note = note

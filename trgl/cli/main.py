@@ -60,7 +60,7 @@ class Parser(argparse.ArgumentParser):
         if (wrong := _CHOICE.search(message)) is not None:
             near = difflib.get_close_matches(wrong[1], re.findall(r"[\w-]+", wrong[2]), n=1)
             message += f". Did you mean {near[0]}?" if near else ""
-        end = "" if message.endswith("?") else "."
+        end = "" if message.endswith(("?", ".")) else "."
         complain(f"{self.prog}: {message}{end} See {self.prog} --help.")
         self.exit(WRONG_INPUT)
 
@@ -75,6 +75,9 @@ class Parser(argparse.ArgumentParser):
         wrong = [word[2:].partition("=")[0] for word in words if word.startswith("--")]
         near = [match for word in wrong for match in _nearest(word, known)]
         meant = f". Did you mean --{', --'.join(near)}?" if near else ""
+        early = [word for word in wrong if word in near]  # right, but options of trgl itself
+        if early:
+            meant = f". Write --{early[0]} before the command: trgl --{early[0]} {command}"
         parser.error(f"unrecognized arguments: {' '.join(words)}{meant}")
 
 

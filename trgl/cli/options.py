@@ -16,7 +16,7 @@ from trgl.data import ImageData, ImageFiles, load
 from trgl.events import check_installed
 from trgl.recipes import Recipe
 from trgl.recipes.recipe import options as recipe_options
-from trgl.recipes.settings import unused
+from trgl.recipes.settings import ignored_by, unused
 
 _LARGEST_SEED = 2**63 - 1
 _METAVARS = {"int": "N", "str": "NAME"}
@@ -183,7 +183,20 @@ def chosen_recipe(options: argparse.Namespace) -> Recipe:
         changes["network"] = own_code.absolute(changes["network"])
     chosen = recipe.override(changes, "command line")
     _check_heeded(chosen, changes)
+    method = getattr(options, "method", "") or "transport"
+    ignored = ignored_by(method, chosen) if hasattr(options, "method") else ()  # trgl train has one
+    for name in ignored:
+        if name in changes and changes[name] != recipe_defaults()[name]:
+            raise ValueError(
+                f"{_flag(name)} has no effect with --method {method}, received "
+                f"{show(changes[name])}; leave it out, or choose another method."
+            )
     return chosen
+
+
+def recipe_defaults() -> dict[str, Any]:
+    """The default of every field of a recipe."""
+    return {field.name: field.default for field in recipe_options()}
 
 
 def _check_heeded(recipe: Recipe, changes: Mapping[str, Any]) -> None:
@@ -192,7 +205,7 @@ def _check_heeded(recipe: Recipe, changes: Mapping[str, Any]) -> None:
     Raises:
         ValueError: another value rules it out.
     """
-    defaults = {field.name: field.default for field in recipe_options()}
+    defaults = recipe_defaults()
     for name, reason in unused(recipe).items():
         if name in changes and changes[name] != defaults[name]:
             raise ValueError(

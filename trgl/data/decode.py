@@ -75,19 +75,28 @@ def fit(image: Image.Image, side: int) -> Image.Image:
 
 
 def opened(path: str) -> Image.Image:
-    """The image of a file, in colour.
+    """The image of a file, in colour, 16 bits being brought to 8.
 
     Raises:
-        UnreadableImageError: there is none, or a damaged one.
+        UnreadableImageError: there is none, a damaged one, or one of 32 bits.
     """
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
+            if image.mode.startswith("I;16"):  # Pillow would cut off at 255
+                return image.convert("I").point(lambda v: v / 256).convert("L").convert("RGB")
+            mode, found = image.mode, image.convert("RGB")
     except Exception as error:  # decoders raise whatever they come upon
         what = "there is no such file"
         if not isinstance(error, FileNotFoundError):
             what = f"no image that can be read ({type(error).__name__}: {error})"
-        raise UnreadableImageError(path, f"{what}; replace or remove the file.") from error
+        raise UnreadableImageError(
+            path, f"{what}; replace the file, or remove it before a training begins."
+        ) from error
+    if mode in ("I", "F"):
+        raise UnreadableImageError(
+            path, "values of 32 bits, whose range is not known; save it with 8 or 16."
+        )
+    return found
 
 
 def pixels(request: Request) -> bytes:
@@ -106,7 +115,7 @@ def pixels(request: Request) -> bytes:
                 path,
                 f"{image.height}x{image.width} pixels, where the first image has "
                 f"{request.height}x{request.width}; bring all to one size, e.g. by --image-size "
-                f"{min(request.height, request.width)} (image_size in Python).",
+                f"{min(request.height, request.width)}.",
             )
         if request.windows is not None:
             down, right, mirrored = request.windows[place]

@@ -89,6 +89,21 @@ def unused(recipe: Recipe) -> dict[str, str]:
     return found
 
 
+def ignored_by(method: str, recipe: Recipe) -> tuple[str, ...]:
+    """The fields of a recipe that a single run by this method does not read."""
+    whole = tuple(field for field in recipe.as_dict() if field.startswith("end_to_end_"))
+    multiplier = ("multiplier_initial", "multiplier_growth", "multiplier_every")
+    penalty = ("tau", "weighting", "reduction", "power", *multiplier)
+    if method == "transport":
+        return whole
+    if method == "vanilla":
+        return (*whole, *penalty)
+    modules = ("learning_rate", "schedule", "milestones", "epochs_step")
+    local = ("local_loss", "local_loss_weight")
+    epochs = ("epochs",) if recipe.end_to_end_epochs else ()
+    return (*penalty, *modules, *local, *epochs)
+
+
 def ours(recipe: Recipe) -> dict[str, str]:
     """The fields that are not as published, or not published, with the reason of our choice."""
     return {

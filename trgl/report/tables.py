@@ -117,12 +117,12 @@ def preferred_text(comparison: Comparison) -> str:
     known = [(one.validation.mean, one.method) for one in swept if one.validation is not None]
     if len(known) < 2:
         return ""
-    accuracy, method = max(known)
+    accuracy = max(known)[0]
+    best = [one.removeprefix(TRANSPORT_OF) for mean, one in known if mean == accuracy]
     held = comparison.images.get("validation", 0)
     return (
-        f"Of the values of tau the {held:,} validation images prefer "
-        f"{method.removeprefix(TRANSPORT_OF)}: {percent(accuracy)} of them are right in "
-        "the last module after the last epoch."
+        f"Of the values of tau the {held:,} validation images prefer {' and '.join(best)}: "
+        f"{percent(accuracy)} of them are right in the last module after the last epoch."
     )
 
 

@@ -53,7 +53,25 @@ def test_test_comes_before_val_and_hidden_folders_are_no_classes(tmp_path: Path)
     assert loaded.note.endswith("test images from test.")
 
 
-@pytest.mark.parametrize("mode", ["L", "RGBA", "CMYK", "P", "1", "I;16"])
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_images_of_16_bits_are_brought_to_8(tmp_path: Path, ending: str) -> None:
+    write_folders(tmp_path, ending=ending)
+    values = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    Image.fromarray(values).save(tmp_path / "train" / "cat" / f"0.{ending}")
+    found = pixels(data.load("image-folder", tmp_path))[0]
+    assert np.array_equal(found.numpy(), np.stack([values >> 8] * 3))
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_images_of_32_bits_are_refused(tmp_path: Path, dtype: type) -> None:
+    write_folders(tmp_path, ending="tif")
+    path = tmp_path / "train" / "cat" / "0.tif"
+    Image.fromarray(np.ones((8, 8), dtype)).save(path)
+    with pytest.raises(ValueError, match=r"0\.tif.*32 bits.*save it with 8 or 16"):
+        pixels(data.load("image-folder", tmp_path))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "CMYK", "P", "1"])
 def test_every_image_becomes_one_in_colour(tmp_path: Path, mode: str) -> None:
     write_folders(tmp_path, ending="tif")
     path = tmp_path / "train" / "cat" / "0.tif"
