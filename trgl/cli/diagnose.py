@@ -126,14 +126,14 @@ def run(options: argparse.Namespace) -> int:
             "state": _state(path),
             **found.as_dict(),
         }
-        text = to_json(content) + "\n"
-        write_atomically(path / rundir.DIAGNOSIS, text.encode())
         print(f"{name}: {found.samples} test images; linear probes on {found.probe_train} training "
               f"and {found.probe_test} test images; seed {options.seed}\n")  # fmt: skip
         print(table(found))
         for module in found.modules:
             if module.note:
                 print(f"module {module.module} {module.note}.")
+        # last: what was measured is told, also where it cannot be written
+        write_atomically(path / rundir.DIAGNOSIS, (to_json(content) + "\n").encode())
         print(f"\n{path / rundir.DIAGNOSIS}\n")
     print(textwrap.fill(_LEGEND, 100))
     return 0
