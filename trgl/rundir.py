@@ -187,7 +187,8 @@ def _lock(path: Path) -> int:
     except OSError as error:
         os.close(handle)
         raise ValueError(
-            f"another run is writing to {path} at this moment; choose another --out, or wait."
+            f"another run is writing to {path} at this moment; wait until it ends, or "
+            f"give a new run another directory (--out)."
         ) from error
     return handle
 

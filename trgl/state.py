@@ -125,10 +125,11 @@ def check_state(training: Training, state: State) -> None:
         signature["epochs"] = _first(signature["epochs"], done)
     for key, value in ours.items():
         if theirs.get(key) != value:
+            words = _in_words if key == "epochs" else repr
             raise ValueError(
                 f"A training goes on with the arguments that it began with, but the state has "
-                f"{key} {theirs.get(key)!r} where this trainer has {value!r}. Build the trainer "
-                f"as it was when the state was saved."
+                f"{key} {words(theirs.get(key))} where this trainer has {words(value)}. Build the "
+                f"trainer as it was when the state was saved."
             )
     mine = training.network.state_dict()
     for name in sorted(mine.keys() ^ state["network"].keys()):
@@ -219,6 +220,12 @@ def _signature(training: Training) -> State:
             for phase, same in itertools.groupby(training.phases)
         ],
     }
+
+
+def _in_words(groups: Any) -> str:
+    """Groups of equal epochs, for an error."""
+    parts = [f"{size} of modules {', '.join(map(str, active))}" for active, _, size in groups]
+    return f"({', then '.join(parts)})"
 
 
 def _first(groups: list[list[Any]], count: int) -> list[list[Any]]:

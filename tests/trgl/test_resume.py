@@ -224,6 +224,8 @@ def test_a_new_training_leaves_the_checkpoints_of_another_alone(tmp_path: Path) 
     with pytest.raises(ValueError, match=r"step 0 and .*step-0000000006\.pt is of a later step"):
         trainer(epochs=1).fit(train, checkpoints=trgl.Checkpoints(folder))
     assert [path.name for path in trgl.Checkpoints(folder).paths()] == there
+    with pytest.raises(ValueError, match=r"has epochs \(2 of modules .*\) where .* \(1 of modules"):
+        trainer(epochs=1).fit(train, resume=folder)
     longer = trainer(epochs=3)
     longer.fit(train, checkpoints=trgl.Checkpoints(folder), resume=folder)
     assert trgl.Checkpoints(folder).paths()[0].name == "step-0000000009.pt"
