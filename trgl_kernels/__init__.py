@@ -1,23 +1,15 @@
 """Fused operators that compute a residual block's output and its kinetic energy in one pass."""
 
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
+
 from . import autograd as _autograd
+from . import blocks as _blocks
 from . import extension as _extension
 from . import schema as _schema  # noqa: F401 (defines the operators)
 from .batch_norm_relu import batch_norm_relu
 from .batch_norm_residual_energy import batch_norm_residual_energy
-from .blocks import (
-    RegularizedBasicBlock,
-    RegularizedBottleneck,
-    RegularizedFusedMBConv,
-    RegularizedInvertedResidual,
-    RegularizedMBConv,
-    RegularizedPlain,
-    RegularizedPreActBlock,
-    RegularizedResidual,
-    RegularizedSwinBlock,
-    RegularizedSwinBlockV2,
-    RegularizedViTBlock,
-)
+from .blocks import RegularizedPlain, RegularizedPreActBlock, RegularizedResidual
 from .boundary import ModuleBoundary, release
 from .collect import collect_energy
 from .convert import regularize
@@ -25,6 +17,18 @@ from .displacement_energy import displacement_energy
 from .extension import info
 from .residual_energy import residual_energy
 from .residual_energy_layer_norm import residual_energy_layer_norm
+
+if _TYPE_CHECKING:
+    from .blocks import (
+        RegularizedBasicBlock,
+        RegularizedBottleneck,
+        RegularizedFusedMBConv,
+        RegularizedInvertedResidual,
+        RegularizedMBConv,
+        RegularizedSwinBlock,
+        RegularizedSwinBlockV2,
+        RegularizedViTBlock,
+    )
 
 _twins = None if _extension.load().loaded else _autograd.register()
 
@@ -58,3 +62,13 @@ __all__ = [
     "residual_energy",
     "residual_energy_layer_norm",
 ]
+
+
+def __getattr__(name: str) -> _Any:
+    if name not in _blocks.OF_TORCHVISION:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(_blocks, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

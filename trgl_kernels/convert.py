@@ -1,44 +1,14 @@
 """`regularize`: an existing model with regularized blocks in place of its own."""
 
+import sys
 from typing import TypeVar
 
 from torch import nn
-from torchvision.models import (
-    VGG,
-    efficientnet,
-    mobilenetv2,
-    resnet,
-    swin_transformer,
-    vision_transformer,
-)
 
-from .blocks import (
-    Regularized,
-    RegularizedBasicBlock,
-    RegularizedBottleneck,
-    RegularizedFusedMBConv,
-    RegularizedInvertedResidual,
-    RegularizedMBConv,
-    RegularizedPlain,
-    RegularizedSwinBlock,
-    RegularizedSwinBlockV2,
-    RegularizedViTBlock,
-)
+from .blocks import Regularized, RegularizedPlain
 from .blocks.plain import has_plain_layers
 from .blocks.residual import ENERGIES, RECOMPUTE
 from .checks import refusal
-
-# exact types only: a subclass may compute something else
-_TWINS: dict[type[nn.Module], type[Regularized]] = {
-    resnet.BasicBlock: RegularizedBasicBlock,
-    resnet.Bottleneck: RegularizedBottleneck,
-    mobilenetv2.InvertedResidual: RegularizedInvertedResidual,
-    efficientnet.MBConv: RegularizedMBConv,
-    efficientnet.FusedMBConv: RegularizedFusedMBConv,
-    swin_transformer.SwinTransformerBlock: RegularizedSwinBlock,
-    swin_transformer.SwinTransformerBlockV2: RegularizedSwinBlockV2,
-    vision_transformer.EncoderBlock: RegularizedViTBlock,
-}
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -47,12 +17,15 @@ def twin_of(block: nn.Module) -> type[Regularized] | None:
     """The regularized class of a known residual block; None for anything else."""
     if "forward" in vars(block):
         return None  # it would go on doing what it does, and report nothing
-    twin = _TWINS.get(type(block))
-    if twin is not None:
+    # what a block comes from is there
+    if type(block).__module__.startswith("torchvision."):
+        from .blocks import torchvision
+
+        twin = torchvision.TWINS.get(type(block))
         # without a shortcut there is no residue
         return twin if getattr(block, "use_res_connect", True) else None
     if type(block).__module__.startswith("timm."):
-        from .blocks import timm  # it is there: the block comes from it
+        from .blocks import timm
 
         twin = timm.TWINS.get(type(block))
         return twin if twin is not None and timm.convertible(block) else None
@@ -106,7 +79,9 @@ def regularize(model: M, recompute: str | None = None, energy: str = "residue") 
                 repr(value),
                 "Leave it out for the default.",
             )
-    rows = [m.get_submodule("features") for m in model.modules() if type(m) is VGG]
+    vgg = sys.modules.get("torchvision.models.vgg")  # if it is not there, no model comes from it
+    vggs = [] if vgg is None else [m for m in model.modules() if type(m) is vgg.VGG]
+    rows = [m.get_submodule("features") for m in vggs]
     plain = [features for features in rows if has_plain_layers(features)]
     for module in model.modules():
         if isinstance(module, RegularizedPlain):

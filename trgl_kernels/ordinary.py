@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.module import _has_any_global_hook
-from torchvision.ops import StochasticDepth
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-# by name: timm need not be there
+# by name: timm need not be there, and torchvision takes long to import
 _TIMM_LAYER_NORM = ("timm.layers.norm", "LayerNorm")
 _TIMM_DROP_PATH = ("timm.layers.drop", "DropPath")
+_STOCHASTIC_DEPTH = ("torchvision.ops.stochastic_depth", "StochasticDepth")
 
 
 def customized(*modules: nn.Module) -> bool:
@@ -68,7 +68,7 @@ def drops_samples(module: nn.Module | None) -> bool:
     if module is None:
         return True
     ordinary = type(module) is nn.Identity or _named(module, _TIMM_DROP_PATH)
-    by_row = type(module) is StochasticDepth and module.mode == "row"
+    by_row = _named(module, _STOCHASTIC_DEPTH) and module.mode == "row"
     return (ordinary or by_row) and not customized(module)
 
 
@@ -83,7 +83,7 @@ def drawn(
     """
     if module is None or type(module) is nn.Identity or not module.training:
         return None
-    probability = module.p if isinstance(module, StochasticDepth) else module.drop_prob
+    probability = module.p if _named(module, _STOCHASTIC_DEPTH) else module.drop_prob
     if probability == 0.0:
         return None
     factors: Tensor = module(like.new_ones(like.shape[0], 1))

@@ -4,7 +4,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from trgl_kernels import RegularizedBasicBlock, RegularizedPreActBlock
+from trgl_kernels import RegularizedPreActBlock
 
 BLOCKS = ("pre-activation", "post-activation")
 
@@ -131,5 +131,7 @@ def _stage(blocks: int, filters: int, block: str) -> nn.Sequential:
             *(RegularizedPreActBlock(filters, filters, first=m == 0) for m in range(blocks))
         )
     if block == "post-activation":
+        from trgl_kernels import RegularizedBasicBlock  # torchvision's: slow to import
+
         return nn.Sequential(*(RegularizedBasicBlock(filters, filters) for _ in range(blocks)))
     raise ValueError(f"block must be one of {', '.join(BLOCKS)}, but got {block!r}.")

@@ -5,8 +5,6 @@ from collections import OrderedDict
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trgl_kernels import RegularizedBasicBlock
-
 from .papers import BLOCKS
 
 RESNET110_BLOCKS = BLOCKS["resnet110"]  # split(..., balance=RESNET110_BLOCKS[4])
@@ -59,6 +57,8 @@ def resnet110(in_channels: int = 3) -> nn.Sequential:
 
 
 def _stage(in_channels: int, channels: int) -> nn.Sequential:
+    from trgl_kernels import RegularizedBasicBlock  # torchvision's: slow to import
+
     down = None if in_channels == channels else PadShortcut(channels - in_channels)
     first = RegularizedBasicBlock(in_channels, channels, 1 if down is None else 2, down)
     return nn.Sequential(first, *(RegularizedBasicBlock(channels, channels) for _ in range(17)))
