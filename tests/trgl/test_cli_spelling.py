@@ -71,11 +71,11 @@ def network(input_shape, num_classes):
     ("words", "code", "message"),
     [
         (["train", *TINY, "--head-windows", "1,2,3"], 2, "--head-windows are sides"),
-        (["train", *LARGE], 1, "bound the gradients with --clip-norm."),
+        (["train", *LARGE], 1, "bound the gradients with --clip-norm or, with"),
         (
             ["compare", *LARGE, "--seeds", "0", "--methods", "vanilla", "--jobs", "1"],
             1,
-            "bound the gradients with --clip-norm.",
+            "bound the gradients with --clip-norm or, with",
         ),
         (
             ["train", *TINY, "--network", "own.py:network", "--encoder", "stem"],

@@ -115,7 +115,7 @@ def pixels(request: Request) -> bytes:
                 path,
                 f"{image.height}x{image.width} pixels, where the first image has "
                 f"{request.height}x{request.width}; bring all to one size, e.g. by --image-size "
-                f"{min(request.height, request.width)}.",
+                f"{min(request.height, request.width)} (image_size in Python).",
             )
         if request.windows is not None:
             down, right, mirrored = request.windows[place]

@@ -118,7 +118,7 @@ def _data(
         raise ValueError(
             f"{x_test[0]}: {test.height}x{test.width} pixels, where {x_train[0]} has "
             f"{train.height}x{train.width}; bring all to one size, e.g. by --image-size "
-            f"{min(train.height, train.width)}."
+            f"{min(train.height, train.width)} (image_size in Python)."
         )
     return ImageData(name, train, y_train, test, y_test, classes, note)
 
