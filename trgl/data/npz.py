@@ -46,7 +46,8 @@ def _labels(where: str, array: NDArray[np.generic]) -> Tensor:  # [N]
     if array.dtype != np.int64 or array.ndim != 1:
         raise ValueError(
             f"{where} must be int64 of shape [N], received {array.dtype} of shape "
-            f"{list(array.shape)}; save one class number per image, [N] of an integer type."
+            f"{list(array.shape)}; save one class number per image, e.g. "
+            f"array.ravel().astype('int64'), or array.argmax(1) of a one-hot one."
         )
     if array.size and int(array.min()) < 0:
         raise ValueError(
