@@ -31,6 +31,7 @@ OP_TESTS := tests/trgl_kernels/test_arguments.py \
 	tests/trgl_kernels/test_triton_parts.py
 CUDA_TESTS := $(OP_TESTS) \
 	tests/trgl_kernels/test_collect.py \
+	tests/trgl_kernels/test_collect_compiled.py \
 	tests/trgl_kernels/test_cuda_graph.py \
 	tests/trgl_kernels/test_recompute.py \
 	tests/trgl_kernels/test_saved_bytes.py \
