@@ -6,7 +6,6 @@ from typing import Self
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.hooks import RemovableHandle
 
@@ -17,6 +16,8 @@ from . import heads, own_code
 from .body import Body, Unit
 from .heads import Head, Shape
 from .layout import is_composite
+from .memory.fake import FakeMode
+from .reasons import reason_of
 from .untouched import untouched
 
 
@@ -51,7 +52,7 @@ class DryRun:
         weights = [p for root in roots for p in root.parameters() if p.is_floating_point()]
         self._device = weights[0].device if weights else torch.device("cpu")
         self._dtype = weights[0].dtype if weights else torch.get_default_dtype()
-        self._fake = FakeTensorMode(allow_non_fake_inputs=True)
+        self._fake = FakeMode()
         self._recovering: list[tuple[Regularized, list[tuple[Tensor, int]]]] = []
         self._hooks: list[RemovableHandle] = []
 
@@ -97,8 +98,7 @@ class DryRun:
         except Exception as error:
             raise ValueError(
                 f"The layout of {kind} is held against a run of it on images {tuple(shape)}, which "
-                f"fails with: {(str(error).strip().splitlines() or [repr(error)])[0]} Check "
-                f"input_shape and its forward."
+                f"fails with: {reason_of(error)} Check input_shape and its forward."
             ) from error
         finally:
             for hook in hooks:
@@ -196,9 +196,9 @@ class DryRun:
             with torch.no_grad(), untouched(unit), self._fake:
                 y = unit(x)
         except Exception as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+            reason = reason_of(error)
             if (line := own_code.place(error)) is not None:
-                reason = f"{type(error).__name__}: {reason} ({line})."
+                reason = f"{type(error).__name__}: {reason.removesuffix('.')} ({line})."
             raise ValueError(
                 f"The shapes of {owner} cannot be inferred: its layer {name!r} "
                 f"({type(unit).__name__}) fails on features {tuple(x.shape[1:])} with: {reason} "
@@ -234,8 +234,8 @@ class DryRun:
             raise ValueError(
                 f"A local loss takes (criterion [], features [N, *], images [N, *], labels [N]), "
                 f"but that of {owner} ({type(loss).__name__}) fails on features {shape} with: "
-                f"{(str(error).strip().splitlines() or [repr(error)])[0]} Check the arguments of "
-                f"its forward, and the shapes of its layers."
+                f"{reason_of(error)} Check the arguments of its forward, and the shapes of its "
+                f"layers."
             ) from error
         if not isinstance(found, Tensor) or found.dim() != 0:
             got = f"shape {list(found.shape)}" if isinstance(found, Tensor) else repr(found)

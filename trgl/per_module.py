@@ -8,6 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from .network import GreedyModule, GreedyNetwork
+from .reasons import reason_of
 from .step import Criterion, LocalStep
 from .transport import Multipliers, Transport, Weights
 
@@ -265,10 +266,9 @@ def device_of(device: torch.device | str | None, here: torch.device) -> torch.de
         found = torch.device(device)
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError, TypeError, ValueError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(
             f"device must be a device that this machine and PyTorch have, but got {device!r}: "
-            f"{reason[0]} Use 'cpu', or leave it out to train where the network is."
+            f"{reason_of(error)} Use 'cpu', or leave it out to train where the network is."
         ) from error
     return found
 

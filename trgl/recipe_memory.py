@@ -17,7 +17,7 @@ def bytes_by_method(recipe: Recipe, network: GreedyNetwork) -> dict[str, int]:
     module-wise training, the other modules too.
 
     Args:
-        recipe: batch size, optimizer, penalty and precision.
+        recipe: batches, optimizer, penalty and precision.
         network: that ``trgl.build.build_network`` made of it; it is left as it is.
 
     Returns:
@@ -30,7 +30,7 @@ def bytes_by_method(recipe: Recipe, network: GreedyNetwork) -> dict[str, int]:
         whole = method == "end-to-end"
         peaks = predict_steps(
             network,
-            recipe.batch_size,
+            recipe.largest_batch,
             regime="end-to-end" if whole else "parallel",
             transport=make_transport(recipe) if method == "transport" else None,
             optimizer=make_optimizer(recipe, network, whole),

@@ -16,8 +16,6 @@ import torch
 import trgl_kernels
 from trgl import own_code, rundir
 from trgl.checkpoint import Checkpoints
-from trgl.data.files import ImageFiles
-from trgl.digests import digest_of
 from trgl.journal import Journal
 from trgl.metrics import EpochRecord
 from trgl.pace import Pace, Progress
@@ -161,16 +159,12 @@ def perform(
 
 def _identity(prepared: Prepared) -> dict[str, Any]:
     """What tells a run from others: a checkpoint of another one is not gone on with."""
-    task, images = prepared.task, prepared.images
-    labels = (images.y_train, images.y_test)
-    pixels = [x for x in (images.x_train, images.x_test) if isinstance(x, torch.Tensor)]
-    files = [x.paths for x in (images.x_train, images.x_test) if isinstance(x, ImageFiles)]
-    names = [[Path(path).parts[-2:] for path in paths] for paths in files]  # the folder may move
+    task = prepared.task
     return {
         "recipe": task.recipe.as_dict(),
         "method": task.method,
         "seed": task.seed,
-        "images": digest_of([*pixels, *labels], repr(names) if names else ""),
+        "images": prepared.images.digest(),
     }
 
 
@@ -219,6 +213,7 @@ def _config(prepared: Prepared, started: float) -> dict[str, Any]:
             "name": images.name,
             "read_from": rundir.from_anywhere(task.data),
             "note": images.note,
+            "digest": images.digest(),
             "image_shape": list(images.input_shape),
             "classes": images.num_classes,
             "images": loaders.sizes,

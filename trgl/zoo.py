@@ -153,7 +153,7 @@ def _of_recipe(
         options,
         {recipe.modules: balance_of(recipe)},
         modules=(recipe.modules,),
-        batch=recipe.batch_size,
+        batch=recipe.largest_batch,
         recompute_heads=recipe.recompute_heads,
         has_energies=recipe.network not in names.DENSENETS,
     )

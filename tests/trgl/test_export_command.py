@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from commands import trgl
@@ -129,3 +130,15 @@ def test_what_cannot_be_diagnosed(
     assert "holds no run of trgl" in capsys.readouterr().err
     assert trgl("diagnose", run, "--samples", "1") == 2
     assert "at least 2" in capsys.readouterr().err
+
+
+def test_a_run_is_diagnosed_on_its_own_images(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    others = tmp_path / "others.npz"
+    draws = np.random.default_rng(0)
+    pixels = [draws.integers(0, 256, (count, 8, 8), dtype=np.uint8) for count in (200, 100)]
+    labels = [np.arange(count) % 10 for count in (200, 100)]
+    np.savez(others, x_train=pixels[0], y_train=labels[0], x_test=pixels[1], y_test=labels[1])
+    assert trgl("diagnose", run, "--data", others) == 2
+    assert "was trained on others than those in" in capsys.readouterr().err

@@ -128,7 +128,7 @@ def test_blocks_that_are_not_regularized_have_a_displacement() -> None:
         ("overwrites", "what enters 'blocks.0' of Net is not the features of 'entry'"),
         ("order", "'blocks.1' runs where the layout has 'blocks.0'"),
         ("skips", "3 of the layout's 4 layers run"),
-        ("fails", "fails with: out of order Check input_shape"),
+        ("fails", r"fails with: out of order\. Check input_shape"),
         ("type", "that of Net returned list. Return trgl.Layout"),
         ("unknown", "has 'blocks.7', which Net does not have"),
         ("twice", "has 'blocks.0' twice"),

@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from trgl import recipes
 from trgl.cli import main
 from trgl.memory_table import METHODS, methods_for, network_of
 from trgl.zoo import subject
@@ -82,7 +83,7 @@ def test_knows_recipes(capsys) -> None:
         (["memory", "vgg11", "--modules", "4"], "of 4 modules the number 1 has none"),
         (["memory", "vgg11", "--methods", "checkpointed"], "the model has none that is known"),
         (["memory", "resnet18", "--json", "/nowhere/file.json"], "there is no directory"),
-        (["memory", "resnet18", "--device", "quantum"], "--device must name"),
+        (["memory", "resnet18", "--device", "quantum"], "--device must be cpu"),
     ],
 )
 def test_wrong_input_is_told_in_one_paragraph(arguments, message, capsys) -> None:
@@ -122,9 +123,19 @@ def test_a_recipe_says_which_heads_run_again() -> None:
 
 def test_a_recipe_brings_its_images_classes_and_batch() -> None:
     chosen = subject("digits-20x1")
-    assert (chosen.shape, chosen.classes, chosen.batch) == ((1, 8, 8), 10, 128)
+    assert (chosen.shape, chosen.classes, chosen.batch) == ((1, 8, 8), 10, 50)
     assert subject("digits-20x1", (1, 16, 16), 7).shape == (1, 16, 16)
     assert subject("resnet18").shape == (3, 32, 32)
+
+
+def test_a_batch_has_no_more_images_than_there_are() -> None:
+    recipe = recipes.find("digits-20x1")
+    assert (recipe.batch_size, recipe.train_size, recipe.largest_batch) == (128, 50, 50)
+    assert recipe.override({"train_size": 0}).largest_batch == 128  # all that there are
+    few = recipe.override({"train_size": 150, "validation_size": 50})
+    assert few.largest_batch == 100
+    several = recipe.override({"train_size": 500, "validation_size": 50})
+    assert several.largest_batch == 128
 
 
 def test_images_of_folders_need_a_shape_and_a_number_of_classes(tmp_path, capsys) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from trgl import rundir
 from trgl.cli.options import chosen_device, seed_number, whole_number
 from trgl.cli.resume import check_there
-from trgl.data import load
+from trgl.data import ImageData, load
 from trgl.diagnose import Diagnosis, ModuleDiagnosis, diagnose, draw
 from trgl.durable import write_atomically
 from trgl.prepare import make_loaders
@@ -96,18 +96,24 @@ def run(options: argparse.Namespace) -> int:
     device = chosen_device(options)
     if options.samples < 2:
         raise ValueError("--samples must be at least 2, since samples are compared with each other")
-    images: dict[tuple[str, str | None], Any] = {}
+    images: dict[tuple[str, str | None, int], ImageData] = {}
     for path, name, _ in run_directories(options.runs):
         config = read_config(path)
         network, recipe = load_network(path)
         source = options.data or config["data"]["read_from"]
         if options.data is None:
             check_there(source, path)
-        if (recipe.dataset, source) not in images:
-            images[recipe.dataset, source] = load(
-                recipe.dataset, source, image_size=recipe.image_size
+        key = recipe.dataset, source, recipe.image_size
+        if key not in images:
+            images[key] = load(recipe.dataset, source, image_size=recipe.image_size)
+        known = config["data"].get("digest")  # runs of earlier versions have none
+        if known not in (None, images[key].digest()):
+            raise ValueError(
+                f"a run is diagnosed on the images that it was trained on, but {path} was trained "
+                f"on others than those in {source or images[key].name}; give their place by "
+                f"--data, or put files that were added, removed or changed since back."
             )
-        loaders = make_loaders(recipe, images[recipe.dataset, source], config["seed"])
+        loaders = make_loaders(recipe, images[key], config["seed"])
         probe = (
             draw(loaders.plain, options.probe_train, options.seed),
             draw(loaders.test, options.probe_test, options.seed),

@@ -14,6 +14,7 @@ import torch
 from trgl import own_code, recipes
 from trgl.data import ImageData, ImageFiles, load
 from trgl.events import check_installed
+from trgl.reasons import reason_of
 from trgl.recipes import Recipe
 from trgl.recipes.recipe import options as recipe_options
 from trgl.recipes.settings import ignored_by, unused
@@ -226,14 +227,15 @@ def chosen_images(options: argparse.Namespace, recipe: Recipe) -> ImageData:
         ValueError: it is not there, or damaged.
     """
     images = load(recipe.dataset, options.data, options.download, image_size=recipe.image_size)
-    if isinstance(images.x_train, ImageFiles) and not recipe.mean and not options.quiet:
+    if isinstance(images.x_train, ImageFiles) and not options.quiet:
         count = recipe.train_size or len(images.x_train)
-        print(
-            f"trgl: reading {count:,} images for their mean and standard deviation, which --mean "
-            "and --std would give",
-            file=sys.stderr,
-            flush=True,
-        )
+        text = f"trgl: reading {len(images.x_test):,} test images to see that all can be read"
+        if not recipe.mean:
+            text += (
+                f", and {count:,} training images for their mean and standard deviation, which "
+                "--mean and --std would give"
+            )
+        print(text, file=sys.stderr, flush=True)
     return images
 
 
@@ -243,17 +245,20 @@ def chosen_device(options: argparse.Namespace) -> str:
     Raises:
         ValueError: no such device.
     """
+    name = options.device or "cpu"
+    if name.partition(":")[0] not in ("cpu", "cuda"):
+        raise ValueError(
+            f"--device must be cpu, cuda or one of several GPUs such as cuda:1, received {name!r}; "
+            "use one of them."
+        )
     try:
-        device = torch.device(options.device or "cpu")
+        device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
         raise ValueError(
-            f"--device must name a device of this machine, received {options.device!r} ({reason}); "
-            "use cpu, or see trgl info."
+            f"--device must name a device of this machine, received {name!r}: {reason_of(error)} "
+            "Use cpu, or see trgl info."
         ) from error
-    if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"--device must be cpu or cuda, received {options.device!r}.")
     return str(device)
 
 

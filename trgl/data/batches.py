@@ -127,6 +127,16 @@ class Batches:
         """Whether an image changes at random from epoch to epoch."""
         return self.crop_padding > 0 or self.flip
 
+    def check_readable(self) -> None:
+        """Read every file once; images in memory need it not.
+
+        Raises:
+            UnreadableImageError: a file that cannot be used; the message names it.
+        """
+        if isinstance(self._images, ImageFiles):
+            for _ in self._images.chunks(self.batch_size, self._readers):
+                pass
+
     def set_epoch(self, epoch: int) -> None:
         """Let the next iteration be this epoch, counted from 0."""
         if epoch < 0:

@@ -114,8 +114,8 @@ def pixels(request: Request) -> bytes:
             raise UnreadableImageError(
                 path,
                 f"{image.height}x{image.width} pixels, where the first image has "
-                f"{request.height}x{request.width}; bring all to one size, e.g. by --image-size "
-                f"{min(request.height, request.width)} (image_size in Python).",
+                f"{request.height}x{request.width}; bring all to one size, e.g. by "
+                f"image_size={min(request.height, request.width)}.",
             )
         if request.windows is not None:
             down, right, mirrored = request.windows[place]

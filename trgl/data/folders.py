@@ -117,8 +117,8 @@ def _data(
     if train.shape[1:] != test.shape[1:]:
         raise ValueError(
             f"{x_test[0]}: {test.height}x{test.width} pixels, where {x_train[0]} has "
-            f"{train.height}x{train.width}; bring all to one size, e.g. by --image-size "
-            f"{min(train.height, train.width)} (image_size in Python)."
+            f"{train.height}x{train.width}; bring all to one size, e.g. by "
+            f"image_size={min(train.height, train.width)}."
         )
     return ImageData(name, train, y_train, test, y_test, classes, note)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from trgl.data.files import ImageFiles, Images
+from trgl.digests import digest_of
 
 
 def check_pair(where: str, images: Images, labels: Tensor) -> None:
@@ -98,3 +100,14 @@ class ImageData:
         """Channels, height and width of one image."""
         _, channels, height, width = self.x_train.shape
         return channels, height, width
+
+    def digest(self) -> str:
+        """What tells this data set from others: a digest of its labels and pixels.
+
+        Of files the names count, those of their folders included, and not what is in them.
+        """
+        parts = (self.x_train, self.x_test)
+        pixels = [part for part in parts if isinstance(part, Tensor)]
+        files = [part.paths for part in parts if isinstance(part, ImageFiles)]
+        names = [[Path(path).parts[-2:] for path in paths] for paths in files]  # the set may move
+        return digest_of([*pixels, self.y_train, self.y_test], repr(names) if names else "")

@@ -92,8 +92,8 @@ def load(
         return _sized(_digits(), image_size)
     if data is None:
         raise ValueError(
-            f"the data set {name} is not embedded: name the directory that holds it (--data DIR, "
-            f"or data=DIR in Python).{_how(name, 'DIR')}"
+            f"the data set {name} is not embedded: name the directory that holds it by "
+            f"data='DIR'.{_how(name, 'DIR')}"
         )
     directory = Path(data)
     found = _find(name, directory, image_size)

@@ -1,8 +1,9 @@
 """Modules on tensors without data: every shape, type and storage, and no arithmetic."""
 
 import copy
+import logging
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,29 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules.batchnorm import _BatchNorm
 
 Module = TypeVar("Module", bound=nn.Module)
+_LOG = logging.getLogger("torch._subclasses.fake_tensor")
+
+
+class FakeMode:
+    """Inside, tensors have shapes and no data.
+
+    What an operator refuses is raised. PyTorch also logs it, with a traceback of its own; that is
+    left out, because whoever runs a model here tells the error.
+    """
+
+    def __init__(self) -> None:
+        self._mode = FakeTensorMode(allow_non_fake_inputs=True)
+
+    def __enter__(self) -> None:
+        _LOG.addFilter(self._keeps)
+        self._mode.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._mode.__exit__(*error)
+        _LOG.removeFilter(self._keeps)
+
+    def _keeps(self, record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith("failed while attempting to run meta")
 
 
 class Fakes:

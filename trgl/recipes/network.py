@@ -12,6 +12,7 @@ from trgl_kernels.blocks.residual import RECOMPUTE
 
 ENCODERS = ("stem", "trained", "random", "pretrained")
 BALANCES = ("depth", "memory", "papers", "papers-balanced")
+_MOST_BLOCKS = 10_000  # a network of more is a mistake that would fill the memory
 INITS = ("own", "orthogonal", "truncated-normal")
 
 
@@ -146,6 +147,11 @@ class NetworkFields:
             ValueError: they do not.
         """
         names.check(self.network)
+        if self.modules * self.blocks > _MOST_BLOCKS:
+            raise ValueError(
+                f"modules times blocks must be at most {_MOST_BLOCKS:,}, received {self.modules} "
+                f"modules of {self.blocks} blocks; lower one of them."
+            )
         if self.encoder_kernel % 2 == 0:
             raise ValueError(
                 f"encoder_kernel must be odd, so that it has a middle, received "

@@ -224,6 +224,12 @@ class Recipe(NetworkFields):
             check_field(self, field)
         check_together(self)
 
+    @property
+    def largest_batch(self) -> int:
+        """Images of the largest training batch: all of them where they are fewer than one."""
+        count = self.train_size - self.validation_size
+        return min(self.batch_size, count) if self.train_size else self.batch_size
+
     def epochs_of_modules(self) -> list[int]:
         """Epochs of each module, first to last; the k-th (k from 1) gets epochs + k·epochs_step."""
         return [self.epochs + self.epochs_step * k for k in range(1, self.modules + 1)]
