@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from .compiled import compiled, replays
 from .network import GreedyModule, GreedyNetwork
 from .reasons import reason_of
 from .step import Criterion, LocalStep
@@ -215,9 +216,6 @@ def steps_of(
                 f"leave its head unfrozen."
             )
         optimizers = [build_optimizer(optimizer, own, f"module {number}")] if own else []
-        forward = module
-        if compile:
-            forward = torch.compile(module, **options)  # type: ignore[assignment]
         steps.append(
             LocalStep(
                 number,
@@ -229,7 +227,7 @@ def steps_of(
                 place=1 if whole else number,
                 reduction="mean" if transport is None else transport.reduction,
                 p=2.0 if transport is None else transport.p,
-                forward=forward,
+                forward=compiled(module, number, options) if compile else None,
                 autocast=autocast,
                 clip_norm=clip_norm,
                 accumulate=accumulate,
@@ -238,16 +236,6 @@ def steps_of(
             )
         )
     return steps, together
-
-
-def replays(
-    options: Mapping[str, Any],
-    device: torch.device,
-) -> bool:
-    """Whether torch.compile with these options may replay CUDA graphs."""
-    graphs = (options.get("options") or {}).get("triton.cudagraphs", False)
-    named = options.get("mode") in ("reduce-overhead", "max-autotune")
-    return device.type == "cuda" and (named or bool(graphs))
 
 
 def device_of(device: torch.device | str | None, here: torch.device) -> torch.device:
