@@ -1,4 +1,10 @@
-"""Fused operators that compute a residual block's output and its kinetic energy in one pass."""
+"""Fused operators that compute a residual block's output and its kinetic energy in one pass.
+
+Operators: `residual_energy`, `batch_norm_residual_energy`, `batch_norm_relu`,
+`residual_energy_layer_norm`, `displacement_energy`. Blocks: `regularize` converts a model, the
+classes `Regularized...` are the blocks themselves, and `collect_energy` gathers their energies.
+Memory: `ModuleBoundary`, `release`. `info` says which engine serves what.
+"""
 
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any

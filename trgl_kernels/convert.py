@@ -53,7 +53,7 @@ def regularize(model: M, recompute: str | None = None, energy: str = "residue") 
         model: any module; it may be a block itself.
         recompute: what backward computes again instead of keeping it: "none"; "residue", residues
             that no BN produced; "activation", these and the normalized activations of ResNets. See
-            `Regularized.with_recompute`. None is "none" until `trgl.split` chooses.
+            `blocks.Regularized.with_recompute`. None is "none" until `trgl.split` chooses.
         energy: "residue", ‖r‖² as r enters the addition, or "displacement",
             ‖y − shortcut(x)‖² after the activation.
 

@@ -216,7 +216,7 @@ def _engine(operator: str, device: str) -> dict[str, Any]:
         )
     if engine != "reference":
         why_not["reference"] = (
-            "on CUDA it serves float64, empty tensors and planes of at least 2**30 elements only"
+            "on CUDA it serves float64, empty tensors and sizes of at least 2**30 only"
             if device == "cuda"
             else "it runs only where no engine has a kernel"
         )

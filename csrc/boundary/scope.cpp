@@ -171,7 +171,12 @@ void Scope::release_graphs(const std::vector<at::Tensor>& roots) const {
     }
   };
   for (const at::Tensor& t : roots) {
-    visit(t.grad_fn());
+    try {
+      visit(t.grad_fn());
+    } catch (const c10::Error&) {
+      // a view of a parameter that changed since, made without gradients: PyTorch refuses to make
+      // its node anew, and there is none to release
+    }
   }
   for (size_t next = 0; next < nodes.size(); ++next) {
     for (const auto& edge : nodes[next]->next_edges()) {

@@ -40,7 +40,13 @@ void parallel_for(int64_t units, int64_t elements, const F& f) {
   auto call = [](int64_t begin, int64_t end, void* context) {
     (*static_cast<const F*>(context))(begin, end);
   };
-  torch_parallel_for(0, units, grain, call, const_cast<void*>(static_cast<const void*>(&f)));
+  // what a range throws ends here as a code, and its part of the outputs was not written
+  const auto code =
+      torch_parallel_for(0, units, grain, call, const_cast<void*>(static_cast<const void*>(&f)));
+  TORCH_CHECK(
+      code == AOTI_TORCH_SUCCESS,
+      "trgl: a thread of an operator failed, most likely because memory ran out; what it threw was "
+      "written to the error output. Use a smaller batch or fewer threads.");
 }
 
 inline int64_t thread_count() {

@@ -68,14 +68,24 @@ def parameters_of_process() -> Iterator[Tensor]:
     """
     # subclasses may refuse to be asked: parameters of lazy modules do
     with torch._C.DisableTorchFunctionSubclass():
-        owned = [
-            tensor
-            for tensor in python_tensors()
-            if isinstance(tensor, nn.Parameter) or (tensor.requires_grad and tensor.is_leaf)
-        ]
+        owned = [base for base in map(base_of, python_tensors()) if is_owned(base)]
         owned += [leaf.grad for leaf in owned if leaf.grad is not None]
         owned = [part for tensor in owned for part in parts(tensor)]
     yield from owned
+
+
+def base_of(tensor: Tensor) -> Tensor:
+    """What a tensor is a view of, or itself.
+
+    Of a view that was made under `no_grad` and whose base changed since, PyTorch refuses to say
+    whether it is a leaf.
+    """
+    return tensor if tensor._base is None else tensor._base
+
+
+def is_owned(base: Tensor) -> bool:
+    """Whether a tensor that is no view is a parameter, or a leaf that requires a gradient."""
+    return isinstance(base, nn.Parameter) or (base.requires_grad and base.is_leaf)
 
 
 def python_tensors() -> list[Tensor]:

@@ -1,11 +1,11 @@
 """release: memory back to its allocator now, and an error for whoever touches the tensor later."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import opened
 from .memory import BoundaryError, absence, native
-from .protection import parameters_of_process, storage_keys
+from .protection import base_of, is_owned, parameters_of_process, storage_keys
 
 
 def release(
@@ -119,8 +119,7 @@ def check_made_inside(
 def _check_leaves(tensors: tuple[Tensor, ...]) -> None:
     """Refuses parameters, and other leaves that require a gradient."""
     for tensor in tensors:
-        base = tensor if tensor._base is None else tensor._base
-        if isinstance(base, nn.Parameter) or (base.requires_grad and base.is_leaf):
+        if is_owned(base_of(tensor)):
             raise BoundaryError(
                 f"release: parameters and leaves that require a gradient are never released, nor "
                 f"is what shares their storage; received {described(tensor)}. Detach and clone "

@@ -250,6 +250,11 @@ class ModuleBoundary:
         yield from self._owned()
         for boundary in self._inside:
             yield from boundary._owned()
+        around = self._around
+        while around is not None:  # its `keep` and `cross` may have been given what was made here
+            yield from around._crossed
+            yield from around._kept
+            around = around._around
 
     def _owned(self) -> Iterator[Tensor]:
         yield from of_modules(self.modules)

@@ -137,11 +137,12 @@ def backward_kernel(
             if RECOVERED:
                 q = tl.load(y_ptr + offset, mask, other=0.0).to(tl.float32)
                 q -= tl.load(x_ptr + offset, mask, other=0.0).to(tl.float32)
-            elif r_ptr is not None:
+            if r_ptr is not None:
                 r = tl.load(r_ptr + offset, mask, other=0.0).to(tl.float32)
-                q = r
-                if scale_ptr is not None:
-                    q = r * scale
+                if not RECOVERED:
+                    q = r
+                    if scale_ptr is not None:
+                        q = r * scale
             h = residue_gradient(
                 h,
                 q,

@@ -8,7 +8,7 @@ from boundaries import MAP, Training, needs_extension, raises_the_name, small_by
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from trgl_kernels.boundary import ModuleBoundary, current, live_bytes
+from trgl_kernels.boundary import BoundaryError, ModuleBoundary, current, live_bytes, release
 
 pytestmark = [
     needs_extension,
@@ -168,3 +168,21 @@ def test_one_step_of_so_many_is_watched(step, op):
     assert [held.op for held in training.boundary.held] == [op]
     raises_the_name(kept[0].sum)
     assert y.isfinite().all()
+
+
+def test_a_view_without_gradients_whose_parameter_changed(training):
+    with torch.no_grad():
+        logged = training.module.layers[0].weight[0]
+    kept = []
+    for _ in range(4):
+        training.step(lambda y, _: kept.append(y * 2))  # after the parameter was updated
+        raises_the_name(kept[-1].sum)
+    with pytest.raises(RuntimeError, match="no_grad mode"):
+        logged.is_leaf  # noqa: B018 (PyTorch refuses to say it)
+    unused = torch.ones(64, 64)
+    alias = unused.detach()  # a second holder, so that the parameters of the process are searched
+    assert release(unused, reason="test") == MAP
+    with pytest.raises(RuntimeError, match="test"):
+        alias.sum()
+    with pytest.raises(BoundaryError, match="parameters"):
+        release(logged, reason="test")

@@ -204,3 +204,16 @@ def test_optimizer_state_in_a_deque_and_in_objects():
         optimizer.state[weight]["projector"] = Projector(weight)
     assert optimizer.state[weight]["past"][0].isfinite().all()
     assert optimizer.state[weight]["projector"].basis.sum() == 64 * 64
+
+
+def test_what_is_kept_for_the_outer_boundary_while_an_inner_one_is_open():
+    outer, inner = ModuleBoundary("outer"), ModuleBoundary("inner", find="always")
+    with outer:
+        with inner:
+            kept = outer.keep(torch.ones(64, 64))
+            crossed = outer.cross(torch.ones(64, 64))
+        assert inner.held == ()
+        kept.sum()
+        crossed.sum()
+    kept.sum()
+    crossed.sum()
