@@ -2,7 +2,8 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -150,6 +151,17 @@ def is_full(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
+@contextmanager
+def naming_memory(tell: Callable[[RuntimeError], DeviceMemoryError]) -> Iterator[None]:
+    """Inside, an error of memory that ran out becomes the one that `tell` makes of it."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_full(error):
+            raise
+        raise tell(error) from error
+
+
 def memory_error(
     error: RuntimeError, number: int, device: torch.device, samples: int, updating: bool
 ) -> DeviceMemoryError:
@@ -162,10 +174,6 @@ def memory_error(
         samples: in the batch.
         updating: the optimizer was at work, and what it did could not be taken back.
     """
-    wanted, free = _WANTED.search(str(error)), _FREE.search(str(error))
-    needed = "" if wanted is None else f": another {wanted[1] or f'{int(wanted[2]):,} bytes'} were"
-    needed += " needed" if needed and free is None else ""
-    needed += "" if free is None or not needed else f" needed where {free[1]} is free"
     state = (
         "Its optimizer was at work, so that it may be updated in part: go on from a checkpoint."
         if updating
@@ -173,10 +181,40 @@ def memory_error(
         "batch."
     )
     return DeviceMemoryError(
-        f"Module {number} has no room for its step on {device}, with batches of {samples}{needed}. "
-        f"{state} Lower the batch size (accumulate keeps the effective one), cut the network into "
-        f"more modules, choose balance='memory', or recompute activations and heads (recompute, "
-        f"recompute_heads); trgl memory predicts what each of them takes.",
+        f"Module {number} has no room for its step on {device}, with batches of "
+        f"{samples}{_needed(error)}. {state} Lower the batch size (accumulate keeps the effective "
+        f"one), cut the network into more modules, choose balance='memory', or recompute "
+        f"activations and heads (recompute, recompute_heads); trgl memory predicts what each of "
+        f"them takes.",
         number,
         updating,
     )
+
+
+def frozen_memory_error(
+    error: RuntimeError, number: int, device: torch.device, samples: int
+) -> DeviceMemoryError:
+    """What to tell about memory that ran out while a batch passed through a frozen module.
+
+    Args:
+        error: of PyTorch.
+        number: of the module; 0 is the encoder.
+        device: that is full.
+        samples: in the pass.
+    """
+    return DeviceMemoryError(
+        f"Module {number}, which is frozen, has no room for a pass on {device}, with {samples} "
+        f"images at a time{_needed(error)}. No weights were changed. Give chunk, the images that "
+        f"frozen modules take at a time, or a smaller one, or lower the batch size.",
+        number,
+        False,
+    )
+
+
+def _needed(error: RuntimeError) -> str:
+    """What was asked for, and what is free, where an allocator says so."""
+    wanted, free = _WANTED.search(str(error)), _FREE.search(str(error))
+    if wanted is None:
+        return ""
+    needed = f": another {wanted[1] or f'{int(wanted[2]):,} bytes'} were needed"
+    return needed if free is None else f"{needed} where {free[1]} is free"

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from trgl_kernels import ModuleBoundary
 
+from .accidents import frozen_memory_error, naming_memory
 from .digests import fingerprints, generators, keys_of
 from .encoder import FrozenEncoder
 from .network import GreedyNetwork
@@ -277,7 +278,8 @@ class FrozenFront:
         self,
         images: Tensor,  # [N, *]
     ) -> Tensor:  # [N, *]
-        with self.passing:
+        place = 0, images.device, images.shape[0]
+        with naming_memory(lambda error: frozen_memory_error(error, *place)), self.passing:
             return self._pass(images)
 
     def _pass(self, images: Tensor) -> Tensor:

@@ -39,7 +39,8 @@ class EpochRecord:
         epoch: from 1, over the whole run.
         lap: from 1.
         trained: numbers of the modules that trained in it.
-        train_loss: criterion of each of them, averaged over the samples.
+        train_loss: criterion of each of them, or the local loss that takes its place, averaged over
+            the samples.
         train_accuracy: of each of them in training mode, a fraction.
         cost: transport cost C_k of each penalized module, averaged over the samples.
         weight: 1/(2τ_k) or λ_k of each penalized module at the end of the epoch.

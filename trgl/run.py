@@ -76,10 +76,16 @@ def perform(
     )
     identity = _identity(prepared)
     before: list[dict[str, Any]] = []  # of earlier parts of the run
+    highest = 0  # of them, on a GPU
 
     def note() -> dict[str, Any]:
         seconds = earlier + time.monotonic() - clock
-        return {**identity, "seconds": seconds, "memory": memory_rows(trainer, before)}
+        return {
+            **identity,
+            "seconds": seconds,
+            "memory": memory_rows(trainer, before),
+            "gpu_peak_bytes": gpu_peak(task.device, highest),
+        }
 
     def tell(text: str) -> None:
         progress(pace.note(text))
@@ -107,7 +113,9 @@ def perform(
     if found is not None:
         _check_identity(found[0], found[1], identity)
         trainer.load_state_dict(found[1])
-        earlier, before = found[1]["note"]["seconds"], found[1]["note"]["memory"]
+        noted = found[1]["note"]
+        earlier, before = noted["seconds"], noted["memory"]
+        highest = noted.get("gpu_peak_bytes") or 0
     else:
         if resume:
             tell(f"{checkpoints.folder} holds no checkpoint, so that the run begins anew.")
@@ -151,10 +159,22 @@ def perform(
     facts["training_seconds"] = sum(record.seconds for record in history.records)
     facts["memory"] = memory_rows(trainer, before)
     facts["epochs"] = len(history.records)
-    facts["gpu_peak_bytes"] = torch.cuda.max_memory_allocated(task.device) if on_gpu else None
+    facts["gpu_peak_bytes"] = gpu_peak(task.device, highest)
     directory.write_json(rundir.SUMMARY, facts)
     interrupts.deliver()
     return facts
+
+
+def gpu_peak(device: str, earlier: int) -> int | None:
+    """The most bytes that the run's tensors took on its GPU; None on a CPU.
+
+    Args:
+        device: of the run.
+        earlier: the most in earlier parts of the run.
+    """
+    if not device.startswith("cuda"):
+        return None
+    return max(earlier, torch.cuda.max_memory_allocated(device))
 
 
 def _identity(prepared: Prepared) -> dict[str, Any]:

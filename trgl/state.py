@@ -124,7 +124,7 @@ def check_state(training: Training, state: State) -> None:
     for signature in (ours, theirs):  # more epochs may follow now than were planned then
         signature["epochs"] = _first(signature["epochs"], done)
     for key, value in ours.items():
-        if theirs.get(key) != value:
+        if theirs.get(key, value) != value:  # states of earlier versions say less
             words = _in_words if key == "epochs" else repr
             raise ValueError(
                 f"A training goes on with the arguments that it began with, but the state has "
@@ -145,6 +145,17 @@ def check_state(training: Training, state: State) -> None:
                 f"A state belongs to one network, but {name!r} has {list(found.shape)} "
                 f"{found.dtype} in it and {list(value.shape)} {value.dtype} here. Build and split "
                 f"the model as it was when the state was saved."
+            )
+
+    for step, theirs in zip(training.steps, state["criteria"], strict=True):
+        mine = step.criterion.state_dict() if isinstance(step.criterion, nn.Module) else {}
+        shapes = [{name: list(t.shape) for name, t in one.items()} for one in (mine, theirs)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"A training goes on with the criterion that it began with, but that of module "
+                f"{step.number} holds {shapes[1] or 'nothing'} in the state and "
+                f"{shapes[0] or 'nothing'} here. Build the trainer as it was when the state was "
+                f"saved."
             )
 
 
@@ -210,6 +221,7 @@ def _signature(training: Training) -> State:
         "parameters": [[len(g["params"]) for g in o.param_groups] for o in optimizers],
         "schedulers": [type(scheduler).__name__ for scheduler in schedulers],
         "transport": None if training.transport is None else repr(training.transport),
+        "criteria": [_criterion_words(step.criterion) for step in steps],
         "accumulate": [step.accumulate for step in steps],
         "clip_norm": [step.clip_norm for step in steps],
         "autocast": str(training.autocast),
@@ -220,6 +232,19 @@ def _signature(training: Training) -> State:
             for phase, same in itertools.groupby(training.phases)
         ],
     }
+
+
+def _criterion_words(criterion: object) -> str:
+    """What tells criteria apart: the class, and the numbers and texts that it was built with."""
+    if not isinstance(criterion, nn.Module):
+        return str(getattr(criterion, "__qualname__", type(criterion).__name__))
+    kinds = (bool, int, float, str)
+    settings = {
+        name: value
+        for name, value in vars(criterion).items()
+        if isinstance(value, kinds) and not name.startswith("_") and name != "training"
+    }
+    return f"{type(criterion).__name__}({', '.join(f'{k}={v!r}' for k, v in settings.items())})"
 
 
 def _in_words(groups: Any) -> str:

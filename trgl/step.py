@@ -1,7 +1,7 @@
 """One module, one batch."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from numbers import Real
 
 import torch
@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from trgl_kernels import ModuleBoundary, collect_energy
 
-from .accidents import Watch, is_full, memory_error
+from .accidents import DeviceMemoryError, Watch, frozen_memory_error, memory_error, naming_memory
 from .meter import Meter
 from .network import GreedyModule
 from .optimizers import Together
@@ -135,7 +135,7 @@ class LocalStep:
         """
         self._samples = x.shape[0]
         try:
-            with self._naming_memory(), self.boundary:
+            with naming_memory(self._memory_error), self.boundary:
                 return self._train(x, labels, x if images is None else images)
         except ValueError as error:
             if len(x) > 1 or "value per channel" not in str(error):
@@ -188,7 +188,7 @@ class LocalStep:
 
         Raises `trgl.DivergenceError` and `trgl.DeviceMemoryError` as a batch does.
         """
-        with self._naming_memory():
+        with naming_memory(self._memory_error):
             self._update()
 
     def _update(self) -> None:
@@ -213,16 +213,9 @@ class LocalStep:
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
 
-    @contextmanager
-    def _naming_memory(self) -> Iterator[None]:
-        """An error of memory that ran out gets the module's name, and a remedy."""
-        try:
-            yield
-        except RuntimeError as error:
-            if not is_full(error):
-                raise
-            broken = self._together.rollback.broken
-            raise memory_error(error, self.number, self._device, self._samples, broken) from error
+    def _memory_error(self, error: RuntimeError) -> DeviceMemoryError:
+        broken = self._together.rollback.broken
+        return memory_error(error, self.number, self._device, self._samples, broken)
 
     @torch.no_grad()
     def skip(
@@ -231,9 +224,11 @@ class LocalStep:
     ) -> Tensor:  # [N, *]
         """Runs the body only, for a module that does not train in this epoch.
 
-        Whatever else it made is gone when it returns.
+        Whatever else it made is gone when it returns. Raises `trgl.DeviceMemoryError` where memory
+        runs out.
         """
-        with self.passing:
+        place = self.number, self._device, x.shape[0]
+        with naming_memory(lambda error: frozen_memory_error(error, *place)), self.passing:
             return self._pass(x)
 
     def _pass(self, x: Tensor) -> Tensor:

@@ -64,6 +64,34 @@ def test_a_malicious_file_runs_nothing_even_with_a_seal(tmp_path: Path) -> None:
     assert not mark.exists()
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(5, "Input/output error"),
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+    ],
+    ids=["OSError", "MemoryError", "RuntimeError"],
+)
+def test_a_machine_that_cannot_read_damages_nothing(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = Checkpoints(tmp_path / "c", tell=pytest.fail)
+    paths = [checkpoints.save(STATE, step) for step in (1, 2)]
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "load", fail)
+        with pytest.raises(type(error)):
+            checkpoints.load()
+    assert sorted((tmp_path / "c").iterdir()) == paths
+    found = checkpoints.load()
+    assert found is not None
+    assert found[0] == paths[1]
+
+
 def test_the_one_before_a_damaged_one_is_used(tmp_path: Path) -> None:
     told: list[str] = []
     checkpoints = Checkpoints(tmp_path / "c", keep=2, tell=told.append)

@@ -141,6 +141,18 @@ def test_a_module_that_finds_no_memory_is_named_and_keeps_its_weights(
     check_goes_on(tmp_path, 4)
 
 
+@pytest.mark.parametrize("place", ["encoder", "module 1"])
+def test_a_frozen_module_that_finds_no_memory_is_named(place: str) -> None:
+    net = network(modules=2, encoder="stem", freeze_encoder=True)
+    one = trgl.Trainer(net, "sequential", optimizer=sgd, epochs=1)
+    part = net.encoder if place == "encoder" else net[0].body
+    assert isinstance(part, nn.Module)
+    part.register_forward_hook(on_call(2 if place == "encoder" else 5, full))
+    with pytest.raises(trgl.DeviceMemoryError, match=r"which is frozen, .*Give chunk") as caught:
+        one.fit(batches())
+    assert caught.value.number == (0 if place == "encoder" else 1)
+
+
 def test_an_optimizer_that_finds_no_memory_leaves_the_checkpoint(tmp_path: Path) -> None:
     hungry = on_call(8, full)  # module 2 in the third batch
 

@@ -229,3 +229,30 @@ def test_a_new_training_leaves_the_checkpoints_of_another_alone(tmp_path: Path) 
     longer = trainer(epochs=3)
     longer.fit(train, checkpoints=trgl.Checkpoints(folder), resume=folder)
     assert trgl.Checkpoints(folder).paths()[0].name == "step-0000000009.pt"
+
+
+@pytest.mark.parametrize(
+    ("began", "goes_on", "words"),
+    [
+        (nn.CrossEntropyLoss(weight=torch.ones(CLASSES)), nn.CrossEntropyLoss(), "holds"),
+        (nn.CrossEntropyLoss(), nn.CrossEntropyLoss(weight=torch.ones(CLASSES)), "holds"),
+        (nn.CrossEntropyLoss(), nn.CrossEntropyLoss(label_smoothing=0.1), "criteria"),
+        (nn.CrossEntropyLoss(), nn.functional.cross_entropy, "criteria"),
+    ],
+    ids=["weights gone", "weights new", "smoothing", "function"],
+)
+def test_another_criterion_is_refused_and_changes_nothing(
+    began: Any, goes_on: Any, words: str
+) -> None:
+    first = trgl.Trainer(network(), optimizer=sgd, epochs=1, criterion=began)
+    first.fit(batches(BATCHES))
+    other = trgl.Trainer(network(seed=1), optimizer=sgd, epochs=1, criterion=goes_on)
+    before = state(other.network)
+    with pytest.raises(ValueError, match=words):
+        other.load_state_dict(first.state_dict())
+    assert not differing(state(other.network), before)
+    same_one = trgl.Trainer(network(seed=1), optimizer=sgd, epochs=1, criterion=began)
+    same_one.load_state_dict(first.state_dict())
+    old = {**first.state_dict()}  # of a version that did not note it
+    old["signature"] = {k: v for k, v in old["signature"].items() if k != "criteria"}
+    same_one.load_state_dict(old)

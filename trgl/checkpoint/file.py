@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 
 import torch
 
+from trgl.accidents import is_full
 from trgl.durable import replacing
 
 from .plain import plain
@@ -53,6 +54,7 @@ def read(path: Path) -> Any:
     Raises:
         DamagedError: the file is cut off, changed, or something else than a checkpoint.
         OSError: it cannot be read.
+        MemoryError, RuntimeError: there is no room for it in main memory.
     """
     with open(path, "rb") as stream:
         _check_seal(path, stream)
@@ -64,7 +66,11 @@ def read(path: Path) -> Any:
                 f"{path} was not read, because it holds objects that only running code could "
                 f"build; a checkpoint of trgl holds none, so somebody else made this file."
             ) from error
+        except (OSError, MemoryError):
+            raise  # of the machine: the content is what was sealed
         except Exception as error:
+            if isinstance(error, RuntimeError) and is_full(error):
+                raise
             raise DamagedError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
 
 

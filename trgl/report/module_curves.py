@@ -17,8 +17,8 @@ _BY_MODULE = {
     "train_loss": (
         "loss",
         "Training loss by epoch and module",
-        "Mean criterion of each module over the training images of an epoch, in training mode, "
-        "without the penalty.",
+        "Mean criterion of each module, or the local loss in its place, over the training images "
+        "of an epoch, in training mode, without the penalty.",
         "loss",
     ),
     "transport_cost": (
