@@ -86,6 +86,6 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         [dict(b.extra_info) for b in session.benchmarks if "op" in b.extra_info] if session else []
     )
     if rows:
-        terminalreporter.section("× is how many times longer the other takes, medians")
+        terminalreporter.section("× is the other's time divided by ours, medians")
         for line in table(rows):
             terminalreporter.write_line(line)

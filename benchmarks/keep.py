@@ -62,7 +62,7 @@ def main() -> None:
     found = kept(options.files)
     head = (
         f"{found['processor']}, {found['threads']} threads, torch {found['torch']}, commit "
-        f"{found['commit'][:7]}. × is how many times longer the other takes, medians of 50 "
+        f"{found['commit'][:7]}. × is the other's time divided by ours, medians of 50 "
         f"shuffled rounds."
     )
     text = "\n".join([head, "", *table(found["rows"])]) + "\n"

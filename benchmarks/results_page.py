@@ -108,7 +108,7 @@ def accuracies(sizes: Sizes) -> str:
                     f"{statistics.median(times.values()):.2f}",
                 )
             )
-    head = ("images", "training", "test accuracy, %", "optimistic", "seeds", "published")
+    head = ("images", "method", "test accuracy, %", "optimistic, %", "seeds", "published, %")
     return markdown((*head, "s per epoch"), rows)
 
 
@@ -133,7 +133,7 @@ def differences(sizes: Sizes) -> str:
                     each,
                 )
             )
-    return markdown(("images", "difference", "points", "95 % interval", "of each seed"), rows)
+    return markdown(("images", "difference", "points", "95 % interval", "each seed"), rows)
 
 
 def words_of(method: str) -> str:
@@ -164,7 +164,8 @@ def choices(*names: str, but: Sequence[str] = ()) -> str:
                     ", ".join(f"{value:.1f}" for value in last),
                 )
             )
-    return markdown(("experiment", "training", "first module, %", "last, %", "of each seed"), rows)
+    head = ("experiment", "method", "first module, %", "last module, %", "last module, each seed")
+    return markdown(head, rows)
 
 
 def commands() -> str:

@@ -1,4 +1,13 @@
-"""Module-wise training of networks with transport regularization."""
+"""Module-wise training of networks with transport regularization.
+
+    network = trgl.split(model, modules=4, input_shape=(3, 32, 32), num_classes=10)
+    trainer = trgl.Trainer(network, optimizer=..., transport=trgl.Transport(tau=0.5), epochs=10)
+    history = trainer.fit(train, test)
+
+Start with `split`, `Trainer`, `Transport` and `History`. Then: `Schedule`, `Checkpoints`,
+`Multipliers`, `Layout` (for networks of your own), and the modules `data`, `models`, `heads`,
+`losses`, `memory` and `recipes`.
+"""
 
 from . import data, heads, losses, memory, metrics, models, recipes
 from .body import Body

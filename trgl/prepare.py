@@ -248,9 +248,8 @@ def prepare(task: Task, images: ImageData, trained: bool = False) -> Prepared:
     """
     with threads(task.threads), _wrong_input():
         loaders = make_loaders(task.recipe, images, task.seed, task.device)
-        for part in (loaders.validation, loaders.test):  # the first evaluation may be hours away
-            if part is not None:
-                part.check_readable()
+        if loaders.validation is not None:  # the first evaluation may be hours away
+            loaders.validation.check_readable()
         network = build_network(task.recipe, images, task.seed).to(task.device)
         trainer = make_trainer(task, network)
         if task.recipe.encoder == "pretrained" and not trained:

@@ -64,9 +64,9 @@ def split(
         num_classes: ≥ 1.
         head: "conv", "linear", "mlp", "pool-linear", "mlp-sr", a callable (shape, num_classes) ->
             nn.Module, or a list of one per module (module 0 first where an encoder trains).
-        balance: "depth" gives every module the same number of blocks, the first ones one more where
-            it does not come out even; "memory" keeps the bytes that the heaviest module holds for
-            its backward pass, head included, as few as they can be; or a list of the blocks per
+        balance: "depth" gives every module the same number of blocks, and the first ones one more
+            if K does not divide their number; "memory" makes the bytes that the heaviest module
+            saves for backward, head included, as few as they can be; or a list of the blocks per
             module.
         local_loss: what a module minimizes in place of the criterion alone, with layers of its own
             that train with it: "similarity", "reconstruction", a callable (shape, num_classes,
@@ -74,8 +74,8 @@ def split(
             first where an encoder trains). End to end it is left out.
         energy: "residue", ‖r‖² of every residual block; "displacement", ‖y − shortcut(x)‖² after
             the activation, of every block that keeps its shape or has a shortcut; "module",
-            ‖T_k(x) − x‖² of the module as a whole. None is "residue", where a block is not
-            regularized already: such a one keeps its choice.
+            ‖T_k(x) − x‖² of the module as a whole. None means "residue", but blocks that are
+            regularized already keep their setting.
         encoder: "stem" splits off what stands in front of the first block as module 0; an
             `nn.Module` takes the stem's place; None leaves the stem to module 1.
         freeze_encoder: the encoder does not move and has no head. Otherwise it is trained as module
@@ -84,16 +84,16 @@ def split(
         freeze_head: the heads stay as they are, in evaluation mode.
         recompute: what backward computes again instead of keeping it: "activation", residues and
             normalized activations; "residue"; or "none", the fastest (see
-            `trgl_kernels.Regularized.with_recompute`). None is "activation", but for blocks for
-            which `with_recompute` or `regularize(model, recompute=...)` chose something.
+            `trgl_kernels.blocks.Regularized.with_recompute`). None means "activation", but blocks
+            for which `with_recompute` or `regularize(model, recompute=...)` chose keep that.
         recompute_heads: autograd keeps no activation of a head, and runs its forward pass again in
-            backward, with the same gradients bit by bit: True for all modules, or a number for the
-            first so many (and module 0), whose heads work on large maps. Less is held between the
-            two passes; the second run comes first in backward, so that the peak of a step that
-            runs them back to back stays. A head with hooks keeps what it kept.
+            backward, with bitwise identical gradients: True for all modules, or n for the first n
+            (and module 0), whose heads work on large maps. Less is held between the two passes; the
+            second run comes first in backward, so the peak of a step that runs them back to back
+            stays. A head with hooks keeps what it kept.
         autocast: torch.bfloat16 or torch.float16 where the network will train under it: the bytes
             that balance="memory" compares are then counted so. Nothing else depends on it.
-        seed: of the initialization of the heads; None takes PyTorch's global generator.
+        seed: of the initialization of the heads; None uses PyTorch's global generator.
 
     Returns:
         The network; its parameters are those of `model`, on their device.

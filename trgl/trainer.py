@@ -69,10 +69,11 @@ class Trainer(Resumable):
         chunk: images per pass through the modules that are frozen in front of those that train;
             None takes a batch as it is. Small passes need little memory, and change the features by
             no more than the rounding of layers that compute another batch size in another way.
-        cache: what the frozen modules make of the training images is computed once and kept: in
-            "memory", or on the disk of a directory. For training sets without random augmentation.
-        offload: modules wait in main memory while they neither train nor features pass through
-            them, also when `on_epoch` is called; the optimizer state of modules that do not train
+        cache: the outputs of the frozen modules for the training images are computed once and kept:
+            in "memory", or on the disk of a directory. For training sets without random
+            augmentation.
+        offload: modules stay in main memory while they neither train nor process features, also
+            when `on_epoch` is called; the optimizer state of modules that do not train
             always does. On the CPU nothing moves.
         evaluate_every: epochs between evaluations; the last epoch is always evaluated.
         seed: of PyTorch's generators during `fit`, which are given back as they were.
@@ -185,20 +186,20 @@ class Trainer(Resumable):
         multipliers go on, and the generators start from `seed` again. Evaluating draws nothing that
         training would have drawn: it never changes what is learned.
 
-        With `resume` the training goes on instead, and is on the CPU bit by bit the one that was
-        never interrupted, whatever the batch after which it was. The loader gives the batches that
-        it gave: its order and what it draws depend on the generators, on a `generator`, `epoch` or
-        `state_dict` of its own or its sampler's; batches that are done are asked for again, and
-        passed over. Workers that persist from epoch to epoch draw anew.
+        With `resume` the training continues instead; on the CPU it is bitwise identical to one that
+        was never interrupted, whatever the batch after which it was. The loader gives the batches
+        that it gave: its order and what it draws depend on the generators, on a `generator`,
+        `epoch` or `state_dict` of its own or its sampler's; batches that are done are asked for
+        again, and passed over. Workers that persist from epoch to epoch draw anew.
 
         Args:
             train: re-iterable of (images [N, C, H, W] float, labels [N] int64).
-            test: evaluated to be reported.
-            validation: evaluated to choose the best module.
+            test: for reporting only.
+            validation: to select the best module (`History.best_module`).
             on_epoch: called after each epoch with its record.
             on_step: called after each batch with the numbers of epoch and batch, from 1.
             checkpoints: where and how often the state is saved, also when the training is over or
-                stopped. A disk that takes nothing is told, and the training goes on.
+                stopped. If the disk cannot be written, a warning says so, and training continues.
             resume: True goes on from where an earlier call was stopped or `load_state_dict` led; a
                 file or a folder of checkpoints is loaded first.
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from trgl import own_code, recipes
-from trgl.data import ImageData, ImageFiles, load
+from trgl.data import ImageData, ImageFiles, Readers, UnreadableImageError, load
 from trgl.events import check_installed
 from trgl.reasons import reason_of
 from trgl.recipes import Recipe
@@ -224,10 +224,10 @@ def chosen_images(options: argparse.Namespace, recipe: Recipe) -> ImageData:
     """The data set of the command line.
 
     Raises:
-        ValueError: it is not there, or damaged.
+        ValueError: it is not there, or damaged; a test image in a file that cannot be used.
     """
     images = load(recipe.dataset, options.data, options.download, image_size=recipe.image_size)
-    if isinstance(images.x_train, ImageFiles) and not options.quiet:
+    if isinstance(images.x_test, ImageFiles) and not options.quiet:
         count = recipe.train_size or len(images.x_train)
         text = f"trgl: reading {len(images.x_test):,} test images to see that all can be read"
         if not recipe.mean:
@@ -236,6 +236,11 @@ def chosen_images(options: argparse.Namespace, recipe: Recipe) -> ImageData:
                 "--mean and --std would give"
             )
         print(text, file=sys.stderr, flush=True)
+    if isinstance(images.x_test, ImageFiles):  # the first evaluation may be hours away
+        try:
+            images.x_test.check_readable(Readers(recipe.workers))
+        except UnreadableImageError as error:
+            raise ValueError(str(error)) from error
     return images
 
 

@@ -134,8 +134,7 @@ class Batches:
             UnreadableImageError: a file that cannot be used; the message names it.
         """
         if isinstance(self._images, ImageFiles):
-            for _ in self._images.chunks(self.batch_size, self._readers):
-                pass
+            self._images.check_readable(self._readers)
 
     def set_epoch(self, epoch: int) -> None:
         """Let the next iteration be this epoch, counted from 0."""

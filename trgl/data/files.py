@@ -12,6 +12,8 @@ from trgl.data import decode
 from trgl.data.decode import Request, UnreadableImageError
 from trgl.data.readers import Readers
 
+_CHUNK = 256  # images that are read at a time
+
 
 @dataclass(frozen=True)
 class ImageFiles:
@@ -82,6 +84,15 @@ class ImageFiles:
         places = torch.arange(len(self)).split(size)
         for batch in readers.read(self.request(chosen) for chosen in places):
             yield batch.permute(0, 3, 1, 2)
+
+    def check_readable(self, readers: Readers) -> None:
+        """Read every file once.
+
+        Raises:
+            UnreadableImageError: a file that cannot be used; the message names it.
+        """
+        for _ in self.chunks(_CHUNK, readers):
+            pass
 
 
 Images = Tensor | ImageFiles

@@ -101,6 +101,8 @@ def test_recomputed_heads_keep_nothing(name, everything) -> None:
     counted = count_network(resnet110(ROWS[name].blocks, recompute_heads=True), BATCH)
     assert round(100 * max(one.total for one in counted) / everything, 2) == ROWS[name].heads
     assert all(one.head < 0.1 * MiB for one in counted)
+    if name == "16":  # the text of the README
+        assert [one.number for one in counted if round(one.total / MiB) == 511] == [1]
 
 
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.memory])
@@ -152,6 +154,8 @@ def test_plain_pytorch_keeps_a_map_more(row, everything) -> None:
 
 def test_the_readme_says_so() -> None:
     text = (Path(__file__).parents[3] / "README.md").read_text()
+    sizes = [round(4615 * share / 100) for share in (ROWS["16"].ours, ROWS["16"].heads)]
+    assert f"K = 16, first module: {sizes[0]} MiB to {sizes[1]})" in " ".join(text.split())
     rows = [[cell.strip() for cell in line.split("|")[1:]] for line in text.splitlines()]
     table = {cells[0]: cells[1:6] for cells in rows if cells and cells[0] in ROWS}
     assert table == {
