@@ -60,7 +60,7 @@ class RunDirectory:
 
         Raises:
             ValueError: there is something already, a run is writing there at this moment, or the
-                directory cannot be made.
+                directory cannot be made or locked.
         """
         if out.exists() and not out.is_dir():
             raise ValueError(f"{out} is a file, a run needs a directory; choose another --out.")
@@ -78,7 +78,8 @@ class RunDirectory:
         """Open the directory of an earlier run, to go on with it.
 
         Raises:
-            ValueError: there is no run, or it is going on at this moment.
+            ValueError: there is no run, it is going on at this moment, or the directory cannot be
+                locked.
         """
         if not is_run_directory(path):
             raise ValueError(
@@ -184,11 +185,19 @@ def _lock(path: Path) -> int:
     handle = os.open(path, os.O_RDONLY)  # the directory itself is the lock: no file is left behind
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError as error:
         os.close(handle)
         raise ValueError(
             f"another run is writing to {path} at this moment; wait until it ends, or "
             f"give a new run another directory (--out)."
+        ) from error
+    except OSError as error:
+        os.close(handle)
+        raise ValueError(
+            f"the file system of {path} does not lock directories ({error.strerror}), which keeps "
+            f"two runs apart; give a new run a directory on another file system (--out), e.g. a "
+            f"local disk, copy one that is to go on there, or have locks turned on (Lustre: mount "
+            f"-o flock)."
         ) from error
     return handle
 

@@ -10,9 +10,14 @@ import numpy as np
 import pytest
 import torch
 from commands import trgl
+from tiny_sets import write_folders
 
 from trgl.cli.export import chosen_depth
+from trgl.data import decode, load
+from trgl.diagnose import diagnose, draw
+from trgl.prepare import make_loaders
 from trgl.restore import load_network
+from trgl.strict_json import to_json
 
 TINY = ["--modules", "3", "--filters", "4", "--train-size", "40", "--validation-size", "10"]
 TINY += ["--epochs", "2", "--quiet"]
@@ -121,6 +126,33 @@ def test_a_run_is_diagnosed_and_the_report_shows_it(
     for key in ("separability", "displacement", "optimality", "lipschitz"):
         assert f'<section id="{key}"' in page
     os.remove(run / "report.html")
+
+
+def test_of_image_files_only_the_samples_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_folders(tmp_path / "data", train=30, test=20)
+    run = tmp_path / "run"
+    tiny = ["--modules", "2", "--filters", "4", "--epochs", "1", "--head", "linear", "--quiet"]
+    place = ["--dataset", "image-folder", "--data", tmp_path / "data", "--train-size", "0"]
+    assert trgl("train", "cifar10-20x1", *tiny, *place, "--workers", "0", "--out", run) == 0
+    network, recipe = load_network(run)
+    images = load("image-folder", tmp_path / "data", image_size=recipe.image_size)
+    loaders = make_loaders(recipe, images, 0)  # from all images, as the training had them
+    plain, test = list(loaders.plain), list(loaders.test)
+    expected = diagnose(network, draw(test, 5, 0)[0], (draw(plain, 9, 0), draw(test, 7, 0)))
+
+    read: list[str] = []
+    original = decode.opened
+    monkeypatch.setattr(decode, "opened", lambda path: read.append(path) or original(path))
+    load("image-folder", tmp_path / "data", image_size=recipe.image_size)
+    loading = len(read)
+    sizes = ["--samples", "5", "--probe-train", "9", "--probe-test", "7", "--quiet"]
+    assert trgl("diagnose", run, *sizes) == 0
+    assert len(read) - 2 * loading == 5 + 9 + 7
+    found = json.loads((run / "diagnostics.json").read_text())
+    figures = json.loads(to_json(expected.as_dict()))
+    assert {key: found[key] for key in figures} == figures
 
 
 def test_what_cannot_be_diagnosed(

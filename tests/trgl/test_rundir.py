@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 from pathlib import Path
@@ -67,6 +69,24 @@ def test_two_runs_cannot_share_a_directory(tmp_path: Path) -> None:
         assert (tmp_path / "run" / rundir.CONFIG).exists()
     with RunDirectory.create(tmp_path / "run", overwrite=True):
         pass
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS])
+def test_a_file_system_without_locks_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def flock(handle: int, operation: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    with RunDirectory.create(tmp_path / "earlier") as run:
+        run.write_config({})
+    monkeypatch.setattr(fcntl, "flock", flock)
+    handles = len(os.listdir("/proc/self/fd"))
+    for use in (RunDirectory.create, RunDirectory.open):
+        with pytest.raises(ValueError, match=rf"not lock .*\({os.strerror(code)}\)") as told:
+            use(tmp_path / ("earlier" if use == RunDirectory.open else "new"))
+        assert "another run" not in str(told.value)
+    assert len(os.listdir("/proc/self/fd")) == handles
 
 
 def test_a_directory_that_cannot_be_made() -> None:

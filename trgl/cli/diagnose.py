@@ -113,7 +113,9 @@ def run(options: argparse.Namespace) -> int:
                 f"on others than those in {source or images[key].name}; give their place by "
                 f"--data, or put files that were added, removed or changed since back."
             )
-        loaders = make_loaders(recipe, images[key], config["seed"])
+        # what the run found in its training images, all of which would have to be read for it
+        known_statistics = {name: tuple(config["data"][name]) for name in ("mean", "std")}
+        loaders = make_loaders(recipe.override(known_statistics), images[key], config["seed"])
         probe = (
             draw(loaders.plain, options.probe_train, options.seed),
             draw(loaders.test, options.probe_test, options.seed),

@@ -127,6 +127,21 @@ class Batches:
         """Whether an image changes at random from epoch to epoch."""
         return self.crop_padding > 0 or self.flip
 
+    def part(
+        self,
+        chosen: Tensor,  # [n] int64
+    ) -> Batches:
+        """Some of the images in that order, neither shuffled nor augmented."""
+        return Batches(
+            self._images[chosen],
+            self._labels.cpu()[chosen],
+            self.batch_size,
+            mean=self.mean,
+            std=self.std,
+            device=self.device,
+            workers=self._readers,
+        )
+
     def check_readable(self) -> None:
         """Read every file once; images in memory need it not.
 

@@ -64,7 +64,7 @@ def fetch(
     Raises:
         ValueError: another name, or a mirror that is no address.
         FetchError: no network, no such file, a wrong checksum, another fetch in the same
-            directory, or other files where the data set belongs.
+            directory, a file system without locks, or other files where the data set belongs.
     """
     if name not in FETCHABLE:
         raise ValueError(
@@ -105,9 +105,15 @@ def _workplace(directory: Path) -> Iterator[Path]:
     with lock.open("w") as held:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise FetchError(
                 f"another process fetches into {directory} now; wait until it is done."
+            ) from error
+        except OSError as error:
+            raise FetchError(
+                f"the file system of {directory} does not lock files ({_reason(error)}), which "
+                "keeps two fetches apart; fetch into a directory on another file system, e.g. a "
+                "local disk, and move the data set from there."
             ) from error
         try:
             yield work

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -19,31 +21,48 @@ def generator(*words: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
 
 
-def _shares(counts: Tensor, size: int, limits: Tensor) -> list[int]:
-    """Split ``size`` in proportion to ``counts`` by largest remainders, from 1 to ``limits`` each.
+def _shares(counts: list[int], size: int, reserve: int) -> list[int]:
+    """Split ``size`` in proportion to ``counts`` by largest remainders, from 1 to a limit each.
 
-    Both are int64 [classes]; ``size`` lies between the number of classes and the sum of the limits.
+    The limits are ``counts - reserve``; ``size`` lies between the number of classes and their sum.
     """
-    total = int(counts.sum())
-    quotas = [size * int(count) / total for count in counts]
+    total = sum(counts)
+    quotas = [size * count / total for count in counts]
     shares = [max(1, int(quota)) for quota in quotas]
-    while sum(shares) < size:
-        open_classes = [c for c in range(len(shares)) if shares[c] < int(limits[c])]
-        shares[min(open_classes, key=lambda c: (shares[c] - quotas[c], c))] += 1
-    while sum(shares) > size:
-        open_classes = [c for c in range(len(shares)) if shares[c] > 1]
-        shares[max(open_classes, key=lambda c: (shares[c] - quotas[c], c))] -= 1
+    missing = size - sum(shares)
+    sign = 1 if missing > 0 else -1
+    limits = [count - reserve if missing > 0 else 1 for count in counts]
+    # a heap: there may be tens of thousands of classes, and each step of one image changes one
+    furthest = [
+        (sign * (share - quota), sign * c)
+        for c, (share, quota) in enumerate(zip(shares, quotas, strict=True))
+        if share != limits[c]
+    ]
+    heapq.heapify(furthest)
+    for _ in range(abs(missing)):
+        c = sign * furthest[0][1]
+        shares[c] += sign
+        if shares[c] != limits[c]:
+            heapq.heapreplace(furthest, (sign * (shares[c] - quotas[c]), sign * c))
+        else:
+            heapq.heappop(furthest)
     return shares
 
 
-def _draw(labels: Tensor, size: int, seed: int, stream: int, reserve: int) -> Tensor:
-    present, counts = torch.unique(labels, return_counts=True)
+def _members(labels: Tensor) -> list[Tensor]:
+    """The indices of each class that is there, by class, in increasing order, int64 [N_c] each."""
+    order = torch.argsort(labels, stable=True)
+    counts = torch.unique_consecutive(labels[order], return_counts=True)[1]
+    return list(order.split(counts.tolist()))
+
+
+def _draw(members: list[Tensor], size: int, seed: int, stream: int, reserve: int) -> Tensor:
     draws = generator(seed, stream)
     chosen = []
-    for label, share in zip(present, _shares(counts, size, counts - reserve), strict=True):
-        members = torch.nonzero(labels == label).flatten()
-        order = torch.randperm(len(members), generator=draws)
-        chosen.append(members[order[:share]])
+    shares = _shares([len(places) for places in members], size, reserve)
+    for places, share in zip(members, shares, strict=True):
+        order = torch.randperm(len(places), generator=draws)
+        chosen.append(places[order[:share]])
     return torch.cat(chosen).sort().values
 
 
@@ -61,18 +80,20 @@ def subset(labels: Tensor, size: int, seed: int) -> Tensor:
     Raises:
         ValueError: fewer images than classes, or more than there are.
     """
-    classes = len(torch.unique(labels))
+    if 0 < size == len(labels):
+        return torch.arange(size, device=labels.device)  # in no class is there a choice
     if size > len(labels):
         raise ValueError(
             f"a subset cannot have more images than the set it is drawn from: {size} asked for, "
             f"{len(labels)} there; lower the number of images."
         )
-    if size < classes or size < 1:
+    members = _members(labels)
+    if size < len(members) or size < 1:
         raise ValueError(
             f"a stratified subset needs at least one image of each class: {size} images asked for, "
-            f"{classes} classes there; raise the number of images."
+            f"{len(members)} classes there; raise the number of images."
         )
-    return _draw(labels, size, seed, _SUBSET, reserve=0)
+    return _draw(members, size, seed, _SUBSET, reserve=0)
 
 
 def hold_out(
@@ -93,16 +114,16 @@ def hold_out(
     Raises:
         ValueError: a part would have fewer images than there are classes.
     """
-    present, counts = torch.unique(labels, return_counts=True)
-    classes = len(present)
-    if not classes <= size <= len(labels) - classes or int(counts.min()) < 2:
+    members = _members(labels)
+    classes, rarest = len(members), min((len(places) for places in members), default=0)
+    if not classes <= size <= len(labels) - classes or rarest < 2:
         raise ValueError(
             f"a validation split leaves at least one image of each of the {classes} classes on "
             f"both sides: {size} of {len(labels)} images were to be held out, the rarest class has "
-            f"{int(counts.min())}; choose a number from {classes} to {len(labels) - classes}, or a "
+            f"{rarest}; choose a number from {classes} to {len(labels) - classes}, or a "
             "larger training subset."
         )
-    validation = _draw(labels, size, seed, stream, reserve=1)
+    validation = _draw(members, size, seed, stream, reserve=1)
     left = torch.ones(len(labels), dtype=torch.bool)
     left[validation] = False
     return torch.nonzero(left).flatten(), validation

@@ -1,4 +1,7 @@
-"""Inner products and distances of many features in float64, a few columns at a time."""
+"""Inner products and distances of many features in float64, a few columns at a time.
+
+All is computed on the CPU, to which ``measurable`` brings the features.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,30 @@ from torch import Tensor
 
 _COLUMNS = 4096
 _PAIRS = 1024
+_SAMPLES = 64
 _CLOSE = 1e-8  # of the squared norms: below, ‖x‖² + ‖y‖² − 2⟨x, y⟩ keeps less than 7 digits
+
+
+def measurable(
+    what: str,
+    *features: Tensor,  # [N, *]
+) -> tuple[Tensor, ...]:  # [N, *]
+    """The features on the CPU, where measurements are made, if all of them are finite numbers.
+
+    Args:
+        what: whose features they are, in words; the start of the message.
+        features: [N, *], of any floating-point type, on any device.
+
+    Raises:
+        ValueError: values that are not finite.
+    """
+    # a few samples at a time: the check would take as much memory again as the features
+    if not all(bool(torch.isfinite(part).all()) for x in features for part in x.split(_SAMPLES)):
+        raise ValueError(
+            f"{what} must be finite, received NaN or infinity; the network has diverged, or its "
+            "images were no numbers: diagnose an earlier state of it, or take other images."
+        )
+    return tuple(x.cpu() for x in features)
 
 
 def gram(

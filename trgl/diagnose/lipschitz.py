@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trgl.diagnose.distances import squared_distances
+from trgl.diagnose.distances import measurable, squared_distances
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
@@ -38,14 +38,14 @@ def lipschitz_ratios(
     ‖y_i − y_j‖ / ‖x_i − x_j‖,  i < j
 
     Args:
-        x: inputs, [N, *], floating-point.
+        x: inputs, [N, *], floating-point, on any device.
         y: outputs, [N, *]; their shape may be another.
 
     Returns:
         The quantiles; None where no two inputs differ.
 
     Raises:
-        ValueError: not one output for each input.
+        ValueError: not one output for each input, or values that are not finite.
 
     Source: NeurIPS 2023, section 2.3: ‖T(x) − T(y)‖ ≤ 2ε + C‖x − y‖^η.
     """
@@ -54,6 +54,7 @@ def lipschitz_ratios(
             f"ratios of distances need one output for each input, received {len(x)} inputs and "
             f"{len(y)} outputs."
         )
+    x, y = measurable("the inputs and outputs of a map", x, y)
     first, second = torch.triu_indices(len(x), len(x), offset=1)
     before = squared_distances(x, x)[first, second]
     after = squared_distances(y, y)[first, second]

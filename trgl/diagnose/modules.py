@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from trgl.body import Body
+from trgl.diagnose.distances import measurable
 from trgl.diagnose.lipschitz import LipschitzRatios, lipschitz_ratios
 from trgl.diagnose.separability import Separability, separability
 from trgl.diagnose.transport import TransportGap, transport_gap
@@ -85,10 +86,10 @@ def diagnose(
 
     Args:
         network: trained, on any device.
-        samples: images on which displacements and ratios of distances are measured; the exact
-            assignment takes a time cubic in N.
-        probe: images and labels to fit linear probes on, and others to test them on; None leaves
-            the probes out.
+        samples: images on which displacements and ratios of distances are measured, on any device;
+            the exact assignment takes a time cubic in N.
+        probe: images and labels to fit linear probes on, and others to test them on, on any device;
+            None leaves the probes out.
         batch: images in one pass, at least 1.
         progress: called after each module with the number of those done and of all.
 
@@ -117,6 +118,7 @@ def diagnose(
     found = []
     with _evaluating(network):
         entering = [x if front is None else _pass(front, x, batch) for x in sets]
+        entering = list(measurable("what enters module 1", *entering))
         raw, first = samples, entering[0]
         found.append(
             ModuleDiagnosis(
@@ -127,6 +129,7 @@ def diagnose(
         start, since = first, 1
         for number, module in enumerate(network, 1):
             leaving = [_pass(module.body, x, batch) for x in entering]
+            leaving = list(measurable(f"what module {number} puts out", *leaving))
             x, y = entering[0], leaving[0]
             kept = x.shape == y.shape
             if not kept:

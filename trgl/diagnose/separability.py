@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trgl.diagnose.distances import gram
+from trgl.diagnose.distances import gram, measurable
 
 _C = 1.0
 _MOST_ITERATIONS = 1000
@@ -56,13 +56,14 @@ def separability(
     training samples; where there are fewer of them than features, the same problem is solved there.
 
     Args:
-        train: features, [N, *], floating-point.
+        train: features, [N, *], floating-point, on any device, as all the others.
         train_labels: int64 [N].
         test: features, [M, *].
         test_labels: int64 [M].
 
     Raises:
-        ValueError: fewer than two classes to train on, or no test samples.
+        ValueError: fewer than two classes to train on, no test samples, or features that are not
+            finite.
 
     Source: Z(ρ_k) of NeurIPS 2023, section 2.2, for linear classifiers.
     """
@@ -75,6 +76,8 @@ def separability(
             f"received {len(train_labels.unique())} classes and {len(test_labels)} test samples; "
             "take more samples."
         )
+    train, test = measurable("the features that a linear probe sees", train, test)
+    train_labels, test_labels = train_labels.cpu(), test_labels.cpu()
     fitted, tested = _in_span(train, test)
     probe = LogisticRegression(C=_C, max_iter=_MOST_ITERATIONS)
     with warnings.catch_warnings(record=True) as caught:

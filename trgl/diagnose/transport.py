@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trgl.diagnose.distances import gram, squared_distances
+from trgl.diagnose.distances import gram, measurable, squared_distances
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def transport_gap(
     are 1 it shifts and scales.
 
     Args:
-        x: inputs, [N, *], floating-point.
+        x: inputs, [N, *], floating-point, on any device.
         y: their images under the map, of the same shape.
 
     Raises:
@@ -74,11 +74,7 @@ def transport_gap(
             f"a displacement needs inputs and outputs of one shape and at least one sample, "
             f"received {list(x.shape)} and {list(y.shape)}; measure only modules that keep it."
         )
-    if not (torch.isfinite(x).all() and torch.isfinite(y).all()):
-        raise ValueError(
-            "a displacement needs finite inputs and outputs, received NaN or infinity; the network "
-            "has diverged: diagnose an earlier state of it."
-        )
+    x, y = measurable("the inputs and outputs of a map", x, y)
     from scipy.optimize import linear_sum_assignment  # slow to import
 
     rows, columns = linear_sum_assignment(squared_distances(x, y).numpy())

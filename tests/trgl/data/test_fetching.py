@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
+import os
 import tarfile
 import threading
 import zipfile
@@ -252,6 +255,19 @@ def test_two_fetches_do_not_meet(tmp_path: Path, server: Server, cifar: Publishe
 
     data.fetch("cifar10", tmp_path, progress=again)
     assert data.load("cifar10", tmp_path).num_classes == 10
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS])
+def test_a_file_system_without_locks_is_told(
+    tmp_path: Path, cifar: Published, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def flock(handle: object, operation: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(data.FetchError, match=f"does not lock files .*{os.strerror(code)}") as told:
+        data.fetch("cifar10", tmp_path)
+    assert "another process" not in str(told.value)
 
 
 @pytest.mark.parametrize("name", FETCHABLE)

@@ -2,11 +2,80 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from trgl import data
-from trgl.data.sampling import generator
+from trgl.data.sampling import _SUBSET, HOLD_OUT, generator
+
+
+def by_definition(labels: Tensor, size: int, seed: int, stream: int, reserve: int) -> Tensor:
+    """The draw, class by class and image by image."""
+    counts = sorted(Counter(labels.tolist()).items())
+    quotas = {label: size * count / len(labels) for label, count in counts}
+    shares = {label: max(1, math.floor(quota)) for label, quota in quotas.items()}
+    while sum(shares.values()) < size:
+        below = [label for label, count in counts if shares[label] < count - reserve]
+        shares[min(below, key=lambda label: (shares[label] - quotas[label], label))] += 1
+    while sum(shares.values()) > size:
+        above = [label for label in shares if shares[label] > 1]
+        shares[max(above, key=lambda label: (shares[label] - quotas[label], label))] -= 1
+    draws = generator(seed, stream)
+    chosen: list[int] = []
+    for label, share in shares.items():
+        members = torch.nonzero(labels == label).flatten()
+        chosen += members[torch.randperm(len(members), generator=draws)[:share]].tolist()
+    return torch.tensor(sorted(chosen))
+
+
+class Reads(TorchDispatchMode):
+    """Counts the operations on a tensor of so many elements."""
+
+    def __init__(self, elements: int) -> None:
+        super().__init__()
+        self.elements, self.count = elements, 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.count += any(isinstance(a, Tensor) and a.numel() == self.elements for a in args)
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_draws_are_those_of_the_definition(seed: int) -> None:
+    draws = generator(seed, 99)
+    rarity = torch.rand(9, generator=draws) ** 3 + 0.02
+    labels = 3 * torch.multinomial(rarity, 200, replacement=True, generator=draws)
+    labels = torch.cat([labels, labels.unique()])  # two of each
+    labels = labels[torch.randperm(len(labels), generator=draws)]
+    classes = len(labels.unique())
+    for size in (classes, classes + 1, 50, 150, len(labels) - classes, len(labels)):
+        expected = by_definition(labels, size, seed, _SUBSET, 0)
+        assert torch.equal(data.subset(labels, size, seed), expected)
+    for size in (classes, classes + 1, 50, 150, len(labels) - classes):
+        expected = by_definition(labels, size, seed, HOLD_OUT, 1)
+        assert torch.equal(data.hold_out(labels, size, seed)[1], expected)
+
+
+@pytest.mark.parametrize("classes", [2, 400])
+def test_labels_are_read_a_few_times_however_many_classes_there_are(classes: int) -> None:
+    labels = torch.arange(2003) % classes
+    for draw in (data.subset, data.hold_out):
+        with Reads(len(labels)) as reads:
+            draw(labels, 500, seed=0)
+        assert reads.count < 20
+
+
+def test_a_whole_set_is_no_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("trgl.data.sampling.generator")
+    assert torch.equal(data.subset(torch.arange(60) % 4, 60, seed=0), torch.arange(60))
 
 
 def test_a_subset_keeps_the_proportions() -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from small import CLASSES, SHAPE, batches, differing, network, state
 from torch import Tensor, nn
 
 import trgl
-from trgl.diagnose import diagnose, draw, lipschitz_ratios, transport_gap
+from trgl.diagnose import diagnose, draw, lipschitz_ratios, separability, transport_gap
 from trgl.strict_json import to_json
 
 
@@ -136,8 +138,79 @@ def test_wrong_samples_are_refused() -> None:
         diagnose(split, images(1))
     with pytest.raises(ValueError, match=r"shape \[2, 4, 4\], received \[3, 4, 4\]"):
         diagnose(split, images(5, shape=(3, 4, 4)))
-    with pytest.raises(ValueError, match="NaN or infinity"):
-        diagnose(modules_of(Map(float("nan"), 0)), images(5))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_refused_wherever_it_comes_from(value: float) -> None:
+    labels = torch.arange(6) % 2
+    bad = images(6)
+    bad[4, 0, 0, 0] = value
+    # the second module changes the shape, the last one keeps it
+    good = modules_of(Map(2, 0), nn.AvgPool2d(2), Map(1, 1))
+    with pytest.raises(
+        ValueError, match="what enters module 1 must be finite, received NaN or inf"
+    ):
+        diagnose(good, bad)
+    for probe in ((bad, images(6)), (images(6), bad)):
+        with pytest.raises(ValueError, match="what enters module 1 must be finite"):
+            diagnose(good, images(6), ((probe[0], labels), (probe[1], labels)))
+    for number, bodies in (
+        (1, (Map(value, 0),)),
+        (1, (nn.Sequential(nn.AvgPool2d(2), Map(value, 0)),)),
+        (2, (Map(2, 0), nn.Sequential(nn.AvgPool2d(2), Map(value, 0)))),
+    ):
+        split = modules_of(*bodies).train()
+        with pytest.raises(ValueError, match=f"what module {number} puts out must be finite"):
+            diagnose(split, images(6))
+        assert split.training
+    with pytest.raises(ValueError, match="inputs and outputs of a map must be finite"):
+        lipschitz_ratios(images(6), bad)
+    for train, test in ((bad, images(6)), (images(6), bad)):
+        with pytest.raises(ValueError, match="that a linear probe sees must be finite"):
+            separability(train, labels, test, labels)
+
+
+class Elsewhere(Tensor):
+    """A tensor that meets those on the CPU after ``cpu`` or ``to`` only, as one on a GPU does.
+
+    It stands for a GPU where there is none.
+    """
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is Tensor.cpu or func is Tensor.to:
+            return func(args[0].as_subclass(Tensor), *args[1:], **kwargs)
+        if func is Tensor.numpy:
+            raise TypeError("can't convert a tensor that is elsewhere to numpy")
+        given = [*args, *kwargs.values()]
+        if any(type(a) is Tensor and a.dim() for a in given):
+            raise RuntimeError(f"{func} received tensors here and elsewhere")
+        return super().__torch_function__(func, types, args, kwargs)
+
+
+def elsewhere(x: Tensor) -> Tensor:
+    return x.as_subclass(Elsewhere)
+
+
+def test_images_and_labels_may_be_on_another_device() -> None:
+    x, labels = images(20), torch.arange(20) % CLASSES
+    there, labels_there = elsewhere(x), elsewhere(labels)
+    with pytest.raises(RuntimeError, match="here and elsewhere"):
+        there + x
+    split = modules_of(Map(2, 0), nn.AvgPool2d(2), Map(1, 1))
+    probe = (there, labels_there), (there, labels_there)
+    expected = diagnose(split, x, ((x, labels), (x, labels)))
+    assert diagnose(split, there, probe) == expected
+    assert diagnose(split, there, ((x, labels), (x, labels))) == expected
+    y = 2 * x.roll(1, 0)
+    assert transport_gap(there, elsewhere(y)) == transport_gap(x, y)
+    assert lipschitz_ratios(there, elsewhere(y)) == lipschitz_ratios(x, y)
+    assert separability(there, labels_there, elsewhere(y), labels_there) == separability(
+        x, labels, y, labels
+    )
 
 
 def test_samples_are_drawn_from_any_loader() -> None:
@@ -155,9 +228,12 @@ def test_samples_are_drawn_from_any_loader() -> None:
         draw([], 5, seed=0)
 
 
-def test_the_two_passes_of_a_loader_with_a_size_are_one() -> None:
+def test_batches_as_they_are_give_a_part_without_a_pass() -> None:
     digits = trgl.data.load("digits")
     loader = trgl.data.Batches(digits.x_test, digits.y_test, 100)
     x, labels = draw(loader, 50, seed=0)
     assert len(x) == len(labels) == 50
-    assert loader.epoch == 1
+    assert loader.epoch == 0
+    shuffled = trgl.data.Batches(digits.x_test, digits.y_test, 100, shuffle=True)
+    draw(shuffled, 50, seed=0)
+    assert shuffled.epoch == 1  # one that knows its size is passed once

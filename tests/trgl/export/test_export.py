@@ -24,7 +24,9 @@ def trained(**options: Any) -> trgl.GreedyNetwork:
     generator = torch.Generator().manual_seed(1)
     for name, value in made.state_dict().items():
         if name.endswith(("running_mean", "running_var")):
-            value.copy_(torch.rand(value.shape, generator=generator) + 0.5)
+            # means near 0: behind others each ReLU would be shut, and all logits the same
+            shift = -0.1 if name.endswith("mean") else 0.1
+            value.copy_(torch.rand(value.shape, generator=generator) / 5 + shift)
     return made.train()
 
 
@@ -39,6 +41,7 @@ def test_a_state_dict_gives_the_same_logits_bit_by_bit(
     assert differing(state(net), before) == []
     assert [module.training for module in net.modules()] == modes
     assert written.difference == 0.0
+    assert written.largest > 0.01
     assert written.bytes == os.path.getsize(tmp_path / "model.pt")
     weights = torch.load(tmp_path / "model.pt", weights_only=True)
     assert written.parameters == sum(p.numel() for p in net.assemble(depth).parameters())
@@ -142,6 +145,70 @@ def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(ValueError, match=r"onnx and onnxscript.*pip install 'trgl\[onnx\]'"):
         export(network(), tmp_path / "model.onnx", depth=1, format="onnx")
     assert not (tmp_path / "model.onnx").exists()
+
+
+@pytest.mark.parametrize("format", ["state-dict", "torch-export"])
+@pytest.mark.parametrize(
+    ("dtype", "relative"),
+    # bfloat16 steps by up to 8e-3 of the largest logit: a step or two of it is rounding
+    [(torch.float64, 1e-12), (torch.float16, 1e-2), (torch.bfloat16, 3e-2)],
+    ids=str,
+)
+def test_networks_of_other_types_are_exported_in_their_type(
+    tmp_path: Path, format: str, dtype: torch.dtype, relative: float
+) -> None:
+    net = trained(block="post-activation").to(dtype).eval()
+    path = tmp_path / "model"
+    written = export(net, path, depth=3, format=format)
+    assert written.largest > 0.01
+    images = torch.randn(5, *SHAPE, generator=torch.Generator().manual_seed(2)).to(dtype)
+    with torch.no_grad():
+        expected = net(images, 3)
+        if format == "torch-export":
+            found = torch.export.load(path).module()(images)
+        else:
+            model = trained(block="post-activation", seed=9).to(dtype).assemble(3).eval()
+            model.load_state_dict(torch.load(path, weights_only=True))
+            found = model(images)
+            assert written.difference == 0.0
+    assert found.dtype == dtype
+    largest = float(expected.double().abs().max())
+    assert float((found.double() - expected.double()).abs().max()) <= relative * largest
+
+
+def test_a_float64_program_is_held_to_float64(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = torch.export.load
+
+    def bent(*arguments: Any, **options: Any) -> torch.export.ExportedProgram:
+        program = original(*arguments, **options)
+        program.state_dict["head.0.bias"].data.add_(1e-9)
+        return program
+
+    monkeypatch.setattr(torch.export, "load", bent)
+    with pytest.raises(CheckError, match="differ by up to 1e-09 where"):
+        export(trained().double(), tmp_path / "model", depth=2, format="torch-export")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("format", "dtype"),
+    [
+        ("onnx", torch.float64),
+        ("onnx", torch.bfloat16),
+        ("state-dict", torch.float8_e4m3fn),
+    ],
+)
+def test_types_that_a_format_does_not_take_are_refused(
+    tmp_path: Path, format: str, dtype: torch.dtype
+) -> None:
+    net = network().to(dtype)
+    with pytest.raises(
+        ValueError, match=rf"{format} takes networks of .*, received one of {dtype}"
+    ):
+        export(net, tmp_path / "model", depth=1, format=format)
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_model_that_differs_is_not_written(
