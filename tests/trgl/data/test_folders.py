@@ -104,7 +104,7 @@ def test_every_image_becomes_one_in_colour(tmp_path: Path, mode: str) -> None:
         (
             lambda d: write_image(d / "val" / "cat" / "0.png", 0, (9, 8)),
             "val/cat/0.png",
-            "9x8 pixels, where .*train/cat/0.png has 8x8; .*--image-size 8",
+            "9x8 pixels, where .*train/cat/0.png has 8x8; .*image_size=8",
         ),
     ],
 )

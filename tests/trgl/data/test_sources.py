@@ -52,7 +52,7 @@ def test_missing_data_names_the_directory_and_the_command(tmp_path: Path, name: 
         data.load(name, nowhere)
     assert str(caught.value).endswith(f"To fetch it there: trgl fetch {name} --to {nowhere}")
     assert not nowhere.exists()
-    with pytest.raises(ValueError, match=rf"--data DIR.*trgl fetch {name} --to DIR"):
+    with pytest.raises(ValueError, match=rf"data='DIR'.*trgl fetch {name} --to DIR"):
         data.load(name)
 
 
