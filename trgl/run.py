@@ -119,7 +119,7 @@ def perform(
     else:
         if resume:
             tell(f"{checkpoints.folder} holds no checkpoint, so that the run begins anew.")
-        directory.write_config(_config(prepared, started))
+        directory.write_config(_config(prepared, started, identity["images"]))
     journal.begin(trainer.cursor.records, again=resume)
     pace.begin(trainer.cursor.epoch, trainer.cursor.batch)
     interrupts = Interrupts(trainer.stop)
@@ -213,7 +213,7 @@ def _check_identity(path: Path, state: dict[str, Any], identity: dict[str, Any])
         )
 
 
-def _config(prepared: Prepared, started: float) -> dict[str, Any]:
+def _config(prepared: Prepared, started: float, digest: str) -> dict[str, Any]:
     task, images, loaders = prepared.task, prepared.images, prepared.loaders
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(started)),
@@ -233,7 +233,7 @@ def _config(prepared: Prepared, started: float) -> dict[str, Any]:
             "name": images.name,
             "read_from": rundir.from_anywhere(task.data),
             "note": images.note,
-            "digest": images.digest(),
+            "digest": digest,
             "image_shape": list(images.input_shape),
             "classes": images.num_classes,
             "images": loaders.sizes,

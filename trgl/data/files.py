@@ -12,7 +12,7 @@ from trgl.data import decode
 from trgl.data.decode import Request, UnreadableImageError
 from trgl.data.readers import Readers
 
-_CHUNK = 256  # images that are read at a time
+CHUNK = 256  # images that are read at a time
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class ImageFiles:
         Raises:
             UnreadableImageError: a file that cannot be used; the message names it.
         """
-        for _ in self.chunks(_CHUNK, readers):
+        for _ in self.chunks(CHUNK, readers):
             pass
 
 

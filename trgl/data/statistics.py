@@ -8,10 +8,8 @@ from PIL import Image
 from torch import Tensor
 
 from trgl.data import decode
-from trgl.data.files import ImageFiles, Images
+from trgl.data.files import CHUNK, ImageFiles, Images
 from trgl.data.readers import Readers
-
-_CHUNK = 256
 
 
 def channel_statistics(
@@ -35,7 +33,7 @@ def channel_statistics(
     """
     counts = torch.zeros(images.shape[1], 256, dtype=torch.int64)
     if isinstance(images, ImageFiles):
-        for chunk in images.chunks(_CHUNK, readers or Readers(0)):
+        for chunk in images.chunks(CHUNK, readers or Readers(0)):
             counts += _histogram(chunk)
     else:
         counts += _histogram(images)
